@@ -1,0 +1,1 @@
+"""Routstr for mitmproxy: a pay-per-request gateway for language models."""
