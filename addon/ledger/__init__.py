@@ -1,0 +1,22 @@
+"""The ledger: one SQLite file that holds the books, the wallet's journal and its coins.
+
+All SQL of this project is in this package; it knows no HTTP, no mint and no proxy.
+"""
+
+from addon.ledger.books import Books, Credential, End, Settled, Settlement
+from addon.ledger.ids import new_id
+from addon.ledger.invariants import INVARIANTS, Finding, Solvency, audit, solvency
+from addon.ledger.journal import SWAP_STATES, InputsTaken, Journal, NewSwap, Purpose, Swap
+from addon.ledger.proofs import CoinsMoved, Proofs, Purse, StoredProof
+from addon.ledger.refunds import REFUND_STATES, REQUESTS_RUNNING, Payment, Refund, Refunds
+from addon.ledger.reports import Account, Reports
+from addon.ledger.schema import FILE_NAME, PROXY_WAIT_MS, WALLET_WAIT_MS, Store
+from addon.ledger.workers import Worker, bury_dead
+
+__all__ = [
+    "FILE_NAME", "INVARIANTS", "PROXY_WAIT_MS", "REFUND_STATES", "REQUESTS_RUNNING", "SWAP_STATES",
+    "WALLET_WAIT_MS", "Account", "Books", "CoinsMoved", "Credential", "End", "Finding", "InputsTaken",
+    "Journal", "NewSwap", "Payment", "Proofs", "Purpose", "Purse", "Refund", "Refunds", "Reports",
+    "Settled", "Settlement", "Solvency", "Store", "StoredProof", "Swap", "Worker", "audit", "bury_dead",
+    "new_id", "solvency",
+]  # fmt: skip

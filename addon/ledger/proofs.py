@@ -1,0 +1,114 @@
+"""The coins in hand, one row each, without their secrets.
+
+A secret is derived again from the seed when a coin is spent (or opened from its sealed tag), so that a
+copy of the file spends nothing. A coin is in one place at a time:
+
+    unspent ──> reserved (an open swap has it as an input) ──> spent
+       │            └──> unspent (the swap was refused)  └──> lost (the mint says: spent, not by us)
+       └──> sent (inside a refund's token)
+
+Methods that write expect the caller's transaction: coins never move alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from addon.ledger.schema import Store
+from addon.money import Unit
+
+_COLUMNS: Final = "Y, mint, unit, keyset, amount, C, epoch, counter, tag"
+_ADD: Final = f"""
+INSERT INTO proofs ({_COLUMNS}, state, made_by) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'unspent', ?)
+ON CONFLICT (Y) DO NOTHING
+"""
+_RESERVE: Final = "UPDATE proofs SET state = 'reserved', taken_by = ? WHERE Y = ? AND state = 'unspent'"
+_SEND: Final = "UPDATE proofs SET state = 'sent', taken_by = ? WHERE Y = ? AND state = 'unspent'"
+_SPENT: Final = "UPDATE proofs SET state = 'spent' WHERE taken_by = ? AND state = 'reserved'"
+_LOST: Final = "UPDATE proofs SET state = 'lost' WHERE Y = ? AND taken_by = ? AND state = 'reserved'"
+_FREE: Final = (
+    "UPDATE proofs SET state = 'unspent', taken_by = NULL WHERE taken_by = ? AND state = 'reserved'"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Purse:
+    """One mint and one unit: coins are kept apart by both, and never mixed."""
+
+    mint: str
+    unit: Unit
+
+
+@dataclass(frozen=True, slots=True)
+class StoredProof:
+    """A coin as the ledger keeps it. `amount` is in the purse's unit; either `counter` or `tag` is set.
+
+    `Y` is hash_to_curve(secret) (NUT-00), hex: what the mint calls the coin by. `tag` is sealed.
+    """
+
+    Y: str
+    purse: Purse
+    keyset: str
+    amount: int
+    C: str
+    epoch: int
+    counter: int | None = None
+    tag: bytes | None = None
+
+
+class CoinsMoved(RuntimeError):
+    """A coin was not where the caller had seen it: the whole transaction is undone."""
+
+
+class Proofs:
+    """The coins of one ledger file."""
+
+    def __init__(self, store: Store) -> None:
+        self._execute = store.db.execute
+
+    def unspent(self, purse: Purse) -> list[StoredProof]:
+        """What can be spent now, smallest first."""
+        return self._select("mint = ? AND unit = ? AND state = 'unspent'", (purse.mint, purse.unit))
+
+    def taken_by(self, taker: str) -> list[StoredProof]:
+        """The coins that a swap reserved, or that a refund sent."""
+        return self._select("taken_by = ?", (taker,))
+
+    def known(self, ys: Sequence[str]) -> set[str]:
+        """Which of these coins are, or ever were, in this file."""
+        return {y for y in ys if self._execute("SELECT 1 FROM proofs WHERE Y = ?", (y,)).fetchone()}
+
+    def add(self, proofs: Sequence[StoredProof], *, made_by: str) -> None:
+        """New coins of an executed swap. A coin that is there already stays as it is (a repeated recovery)."""
+        for p in proofs:
+            row = (p.Y, p.purse.mint, p.purse.unit, p.keyset, p.amount, p.C, p.epoch, p.counter, p.tag, made_by)
+            self._execute(_ADD, row)
+
+    def reserve(self, ys: Sequence[str], *, swap: str) -> None:
+        """Sets coins aside as the inputs of a swap. Raises CoinsMoved unless all were unspent."""
+        self._move(_RESERVE, ys, swap)
+
+    def send(self, ys: Sequence[str], *, refund: str) -> None:
+        """Puts coins into a refund's token. Raises CoinsMoved unless all were unspent."""
+        self._move(_SEND, ys, refund)
+
+    def spend_reserved(self, swap: str) -> None:
+        """The swap was executed: its inputs are gone."""
+        self._execute(_SPENT, (swap,))
+
+    def free_reserved(self, swap: str, *, lost: Sequence[str] = ()) -> None:
+        """The swap was not executed: its inputs are ours again, but for those the mint says were spent."""
+        for y in lost:
+            self._execute(_LOST, (y, swap))
+        self._execute(_FREE, (swap,))
+
+    def _move(self, statement: str, ys: Sequence[str], taker: str) -> None:
+        moved = sum(self._execute(statement, (taker, y)).rowcount for y in ys)
+        if moved != len(ys):
+            raise CoinsMoved("a coin was taken by somebody else in between")
+
+    def _select(self, where: str, parameters: tuple[object, ...]) -> list[StoredProof]:
+        rows = self._execute(f"SELECT {_COLUMNS} FROM proofs WHERE {where} ORDER BY amount, Y", parameters)
+        return [StoredProof(r[0], Purse(r[1], r[2]), r[3], r[4], r[5], r[6], r[7], r[8]) for r in rows]

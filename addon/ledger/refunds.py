@@ -1,0 +1,132 @@
+"""What is paid back: the debit comes first, the token second, and both are written down.
+
+    open ──paid──> done
+
+Opening a refund takes the money from the account and owes it (one transaction); paying it puts coins into
+a token, which is stored, sealed, before anybody is told. Asked again, the same token is answered.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from addon.errors import RequestsRunning
+from addon.ledger.ids import new_id
+from addon.ledger.proofs import Proofs, Purse
+from addon.ledger.schema import Store
+
+RefundState = Literal["open", "done"]
+RefundEvent = Literal["paid"]
+REFUND_STATES: Final[Mapping[RefundState, Mapping[RefundEvent, RefundState]]] = {
+    "open": {"paid": "done"},
+    "done": {},
+}
+REQUESTS_RUNNING: Final = "Cannot refund key. There are ongoing requests for this api key."
+"""The exact text that clients match."""
+
+_COLUMNS: Final = "r.id, r.account, r.mint, r.unit, r.amount, r.state, r.token"
+
+
+@dataclass(frozen=True, slots=True)
+class Refund:
+    """A refund's row. `token` is sealed, and there once the state is `done`."""
+
+    id: str
+    account: str
+    purse: Purse
+    amount_msat: int
+    state: RefundState
+    token: bytes | None = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Payment:
+    """The coins (by their Y) that pay a refund, and its sealed token."""
+
+    refund: str
+    ys: tuple[str, ...]
+    token: bytes = field(repr=False)
+
+
+class Refunds:
+    """The refunds of one ledger file."""
+
+    def __init__(self, store: Store, clock: Callable[[], float] = time.time) -> None:
+        self._store = store
+        self._execute = store.db.execute
+        self._clock = clock
+        self._proofs = Proofs(store)
+
+    def rooms(self, account: str) -> list[tuple[Purse, int]]:
+        """What an account may still ask of each mint (msat), largest first: brought from there − refunded there.
+
+        Capped by the balance. So a rogue mint can cheat only those who brought its coins.
+        """
+        rows = self._execute(
+            "SELECT e.mint, e.unit, MIN(SUM(e.amount), a.balance) AS room FROM entries e "
+            "JOIN accounts a ON a.id = e.account WHERE e.account = ? AND e.mint IS NOT NULL "
+            "GROUP BY e.mint, e.unit ORDER BY room DESC, e.mint",
+            (account,),
+        )
+        return [(Purse(mint, unit), int(room)) for mint, unit, room in rows if room > 0]
+
+    def open(self, account: str, purse: Purse, amount_msat: int) -> Refund:
+        """Takes `amount_msat` off the account and owes it, in one transaction.
+
+        Raises RequestsRunning, with nothing done, while any of the account's money is held.
+        """
+        refund_id, now = new_id(), int(self._clock())
+        with self._store.transaction():
+            taken = self._execute(
+                "UPDATE accounts SET balance = balance - ?1 WHERE id = ?2 AND held = 0 AND balance >= ?1",
+                (amount_msat, account),
+            )
+            if taken.rowcount != 1:
+                raise RequestsRunning(REQUESTS_RUNNING)
+            self._execute(
+                "INSERT INTO refunds (id, account, mint, unit, amount, state, created_at) "
+                "VALUES (?, ?, ?, ?, ?, 'open', ?)",
+                (refund_id, account, purse.mint, purse.unit, amount_msat, now),
+            )
+            self._execute(
+                "INSERT INTO entries (account, kind, ref, amount, mint, unit, created_at) "
+                "VALUES (?, 'refund', ?, ?, ?, ?, ?)",
+                (account, refund_id, -amount_msat, purse.mint, purse.unit, now),
+            )
+        return Refund(refund_id, account, purse, amount_msat, "open", None)
+
+    def pay(self, payment: Payment) -> None:
+        """Coins in hand pay an open refund; one transaction."""
+        with self._store.transaction():
+            self.pay_within(payment)
+
+    def pay_within(self, payment: Payment) -> None:
+        """The same inside the caller's transaction (a swap that made the coins closes with it)."""
+        self._proofs.send(payment.ys, refund=payment.refund)
+        done = self._execute(
+            "UPDATE refunds SET state = ?, token = ?, closed_at = ? WHERE id = ? AND state = 'open'",
+            (REFUND_STATES["open"]["paid"], payment.token, int(self._clock()), payment.refund),
+        )
+        if done.rowcount != 1:
+            raise ValueError("this refund is not open")
+
+    def open_refunds(self, account: str | None = None) -> list[Refund]:
+        """Refunds that are owed, oldest first: all, or one account's."""
+        where = "r.state = 'open'" + ("" if account is None else " AND r.account = ?")
+        return self._select(f"FROM refunds r WHERE {where} ORDER BY r.id", () if account is None else (account,))
+
+    def answered(self, account: str) -> list[Refund]:
+        """The paid refunds since the account's last credit, oldest first: what a repeated call tells again."""
+        return self._select(
+            "FROM refunds r JOIN entries e ON e.kind = 'refund' AND e.ref = r.id WHERE r.account = ?1 "
+            "AND r.state = 'done' AND e.id > COALESCE((SELECT MAX(c.id) FROM entries c "
+            "WHERE c.account = ?1 AND c.kind = 'credit'), 0) ORDER BY e.id",
+            (account,),
+        )
+
+    def _select(self, rest: str, parameters: tuple[object, ...]) -> list[Refund]:
+        rows = self._execute(f"SELECT {_COLUMNS} {rest}", parameters)
+        return [Refund(r[0], r[1], Purse(r[2], r[3]), r[4], r[5], r[6]) for r in rows]

@@ -1,0 +1,275 @@
+"""The ledger's file: how it is opened, its tables, and the one way to begin a transaction.
+
+All amounts are integers in msat unless a column's name says otherwise; times are unix seconds, in
+`requests` unix milliseconds. The rules that must never break are in the tables themselves: a balance
+cannot go below what is held, no cause is booked twice, no coin is in two places.
+
+`sqlite_utils` gives the connection, the migrations and the reads. Its `atomic()` begins deferred, and a
+deferred transaction that reads before it writes fails at once when another process wrote in between,
+whatever the time-out: so `Store.transaction` owns the one BEGIN IMMEDIATE.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from sqlite_utils import Database
+from sqlite_utils.migrations import Migrations
+
+from addon.errors import InternalError, LedgerBusy
+
+FILE_NAME: Final = "ledger.db"
+PROXY_WAIT_MS: Final = 0
+"""The proxy never sleeps inside SQLite: it would stop every stream. Its hooks retry instead."""
+WALLET_WAIT_MS: Final = 5000
+
+MIGRATIONS: Final = Migrations("ledger")
+
+_BOOKS: Final = """
+CREATE TABLE accounts (
+    id TEXT PRIMARY KEY,
+    kind TEXT NOT NULL CHECK (kind IN ('key', 'single')),
+    balance INTEGER NOT NULL DEFAULT 0,
+    held INTEGER NOT NULL DEFAULT 0,
+    spent INTEGER NOT NULL DEFAULT 0 CHECK (spent >= 0),
+    requests INTEGER NOT NULL DEFAULT 0 CHECK (requests >= 0),
+    rotation INTEGER NOT NULL DEFAULT 0,
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER,
+    refund_address TEXT,
+    CHECK (0 <= held AND held <= balance)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE credentials (
+    hash TEXT PRIMARY KEY,
+    account TEXT NOT NULL REFERENCES accounts (id),
+    kind TEXT NOT NULL CHECK (kind IN ('key', 'token')),
+    retired_at INTEGER
+) STRICT, WITHOUT ROWID;
+CREATE INDEX credentials_live_tokens ON credentials (account) WHERE kind = 'token' AND retired_at IS NULL;
+
+CREATE TABLE entries (
+    id INTEGER PRIMARY KEY,
+    account TEXT NOT NULL REFERENCES accounts (id),
+    kind TEXT NOT NULL CHECK (kind IN ('credit', 'charge', 'refund', 'rounding', 'melt_fee', 'mint_fee',
+        'payout', 'adjustment')),
+    ref TEXT NOT NULL,
+    amount INTEGER NOT NULL CHECK (amount <> 0),
+    mint TEXT,
+    unit TEXT CHECK (unit IN ('sat', 'msat')),
+    created_at INTEGER NOT NULL,
+    UNIQUE (kind, ref),
+    CHECK ((mint IS NULL) = (unit IS NULL))
+) STRICT;
+CREATE INDEX entries_of_account ON entries (account);
+CREATE INDEX entries_across_mints ON entries (account, mint, unit) WHERE mint IS NOT NULL;
+
+CREATE TABLE holds (
+    id TEXT PRIMARY KEY,
+    account TEXT NOT NULL REFERENCES accounts (id),
+    amount INTEGER NOT NULL CHECK (amount > 0),
+    state TEXT NOT NULL DEFAULT 'open' CHECK (state IN ('open', 'settled', 'released')),
+    worker TEXT NOT NULL,
+    opened_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX holds_open ON holds (account, worker) WHERE state = 'open';
+
+CREATE TABLE requests (
+    id TEXT PRIMARY KEY REFERENCES holds (id),
+    account TEXT NOT NULL REFERENCES accounts (id),
+    model TEXT NOT NULL,
+    path TEXT NOT NULL,
+    stream INTEGER NOT NULL CHECK (stream IN (0, 1)),
+    status INTEGER NOT NULL,
+    end TEXT NOT NULL CHECK (end IN ('complete', 'cut', 'client_left', 'upstream_failed', 'drained', 'lost')),
+    hold INTEGER NOT NULL,
+    cost INTEGER NOT NULL CHECK (0 <= cost AND cost <= hold),
+    input_cost INTEGER NOT NULL CHECK (0 <= input_cost),
+    output_cost INTEGER NOT NULL CHECK (0 <= output_cost),
+    shortfall INTEGER NOT NULL DEFAULT 0 CHECK (0 <= shortfall),
+    usage_source TEXT NOT NULL,
+    input_tokens INTEGER,
+    output_tokens INTEGER,
+    usage TEXT,
+    started_ms INTEGER NOT NULL,
+    first_byte_ms INTEGER,
+    ended_ms INTEGER NOT NULL,
+    CHECK (input_cost + output_cost = cost)
+) STRICT, WITHOUT ROWID;
+"""
+
+_TREASURY: Final = """
+CREATE TABLE swaps (
+    id TEXT PRIMARY KEY,
+    purpose TEXT NOT NULL CHECK (purpose IN ('key', 'topup', 'single', 'refund', 'consolidate')),
+    state TEXT NOT NULL CHECK (state IN ('sent', 'done', 'refused', 'failed')),
+    mint TEXT NOT NULL,
+    unit TEXT NOT NULL CHECK (unit IN ('sat', 'msat')),
+    face INTEGER NOT NULL CHECK (face > 0),
+    fee INTEGER NOT NULL CHECK (0 <= fee AND fee < face),
+    inputs BLOB,
+    amounts TEXT NOT NULL,
+    keyset TEXT NOT NULL,
+    epoch INTEGER NOT NULL,
+    counters TEXT NOT NULL,
+    tag BLOB,
+    account TEXT,
+    cause TEXT,
+    token_hash TEXT,
+    expires_at INTEGER,
+    refund_address TEXT,
+    created_at INTEGER NOT NULL,
+    closed_at INTEGER,
+    CHECK ((state = 'sent') = (closed_at IS NULL)),
+    CHECK (state = 'sent' OR inputs IS NULL)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX swaps_open ON swaps (mint, unit) WHERE state = 'sent';
+
+CREATE TABLE swap_inputs (
+    Y TEXT PRIMARY KEY,
+    swap TEXT NOT NULL REFERENCES swaps (id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX swap_inputs_of_swap ON swap_inputs (swap);
+
+CREATE TABLE proofs (
+    Y TEXT PRIMARY KEY,
+    mint TEXT NOT NULL,
+    unit TEXT NOT NULL CHECK (unit IN ('sat', 'msat')),
+    keyset TEXT NOT NULL,
+    amount INTEGER NOT NULL CHECK (amount > 0),
+    C TEXT NOT NULL,
+    epoch INTEGER NOT NULL,
+    counter INTEGER,
+    tag BLOB,
+    state TEXT NOT NULL CHECK (state IN ('unspent', 'reserved', 'sent', 'spent', 'lost')),
+    made_by TEXT NOT NULL REFERENCES swaps (id),
+    taken_by TEXT,
+    CHECK ((counter IS NULL) <> (tag IS NULL)),
+    CHECK ((state = 'unspent') = (taken_by IS NULL))
+) STRICT, WITHOUT ROWID;
+CREATE INDEX proofs_in_hand ON proofs (mint, unit, amount) WHERE state IN ('unspent', 'reserved');
+CREATE INDEX proofs_taken ON proofs (taken_by) WHERE taken_by IS NOT NULL;
+
+CREATE TABLE refunds (
+    id TEXT PRIMARY KEY,
+    account TEXT NOT NULL REFERENCES accounts (id),
+    mint TEXT NOT NULL,
+    unit TEXT NOT NULL CHECK (unit IN ('sat', 'msat')),
+    amount INTEGER NOT NULL CHECK (amount > 0),
+    state TEXT NOT NULL CHECK (state IN ('open', 'done')),
+    token BLOB,
+    created_at INTEGER NOT NULL,
+    closed_at INTEGER,
+    CHECK ((state = 'open') = (closed_at IS NULL)),
+    CHECK ((state = 'done') = (token IS NOT NULL))
+) STRICT, WITHOUT ROWID;
+CREATE INDEX refunds_of_account ON refunds (account);
+CREATE INDEX refunds_open ON refunds (mint, unit) WHERE state = 'open';
+
+CREATE TABLE epochs (
+    mint TEXT NOT NULL,
+    unit TEXT NOT NULL,
+    epoch INTEGER NOT NULL CHECK (epoch >= 0),
+    PRIMARY KEY (mint, unit)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE counters (
+    mint TEXT NOT NULL,
+    unit TEXT NOT NULL,
+    epoch INTEGER NOT NULL,
+    keyset TEXT NOT NULL,
+    next INTEGER NOT NULL CHECK (next >= 0),
+    PRIMARY KEY (mint, unit, epoch, keyset)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE returned_counters (
+    mint TEXT NOT NULL,
+    unit TEXT NOT NULL,
+    epoch INTEGER NOT NULL,
+    keyset TEXT NOT NULL,
+    counter INTEGER NOT NULL,
+    PRIMARY KEY (mint, unit, epoch, keyset, counter)
+) STRICT, WITHOUT ROWID;
+"""
+
+
+@MIGRATIONS()
+def m001_books(db: Database) -> None:
+    """Accounts, who may use them, every movement, holds, and one row per paid request."""
+    db.executescript(_BOOKS)
+
+
+@MIGRATIONS()
+def m002_treasury(db: Database) -> None:
+    """The wallet's journal, its coins without their secrets, and the counters they are derived from."""
+    db.executescript(_TREASURY)
+
+
+class Store:
+    """One connection to the ledger's file. Never shared between threads."""
+
+    def __init__(self, db: Database) -> None:
+        self.db = db
+
+    @classmethod
+    def open(cls, path: Path, *, wait_ms: int, durable: bool) -> Store:
+        """Opens or creates the file and brings its tables up to date.
+
+        `durable`: each commit survives a power cut (the wallet's, where money crosses the border). Without
+        it a dying process still loses nothing; a power cut may lose the last commits, from the end only.
+        Raises InternalError when the file is there and is no ledger: it is never replaced.
+        """
+        try:
+            connection = sqlite3.connect(path, isolation_level=None, timeout=wait_ms / 1000)
+            store = cls(Database(connection))
+            store._configure(wait_ms=wait_ms, durable=durable)
+            with store.transaction():
+                MIGRATIONS.apply(store.db)
+        except sqlite3.Error as error:
+            raise InternalError(
+                f"The ledger {path} cannot be used ({error}). Restore it from a backup, or check its owner "
+                "and the disk; it is not replaced, since it holds the balances."
+            ) from None
+        path.chmod(0o600)
+        return store
+
+    def _configure(self, *, wait_ms: int, durable: bool) -> None:
+        for pragma in (
+            f"busy_timeout = {max(wait_ms, 1000)}",  # while opening, waiting harms nobody
+            "journal_mode = WAL",
+            f"synchronous = {'FULL' if durable else 'NORMAL'}",
+            "foreign_keys = ON",
+            "secure_delete = ON",
+            "cache_size = -16000",
+            "wal_autocheckpoint = 16000",
+            f"busy_timeout = {wait_ms}",
+        ):
+            self.db.execute(f"PRAGMA {pragma}").fetchall()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """One change of state, whole or not at all. Not nested, and never kept across an await.
+
+        Raises LedgerBusy at once, with nothing done, when another process is writing.
+        """
+        try:
+            self.db.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
+                raise LedgerBusy("The ledger is being written by another process.") from None
+            raise
+        try:
+            yield
+            self.db.execute("COMMIT")
+        except BaseException:
+            if self.db.conn.in_transaction:
+                self.db.execute("ROLLBACK")
+            raise
+
+    def close(self) -> None:
+        """Closes the connection; the last one to go also folds the write-ahead log into the file."""
+        self.db.close()
