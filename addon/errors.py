@@ -173,8 +173,6 @@ class RequestsRunning(ClientError):
 class UpstreamTimeout(UpstreamError):
     """No first byte in time."""
 
-    code = "upstream_timeout"
-
 
 # --- this node --------------------------------------------------------------------------------------
 
@@ -205,6 +203,8 @@ class LedgerBusy(NodeError):
 
 class SettingsError(NodeError):
     """A setting is missing or wrong; the message names it, where it was read, and the remedy."""
+
+    code = "settings_error"
 
 
 def _family(root: type[Failure]) -> list[type[Failure]]:

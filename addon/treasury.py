@@ -1,0 +1,304 @@
+"""The proxy's side of the wallet: starts it, watches it, asks it. The messages both sides speak.
+
+The wallet is a child process on a Unix socket in the state directory, asked in JSON lines; one connection
+per worker, which is also the liveness. An ask that got no answer is *unknown*, never failed: it is asked
+again, and continues the same row of the journal. What goes wrong there comes back as the same typed errors.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from addon.errors import Failure, InternalError, SettingsError, WalletUnavailable, from_code
+from addon.money import Unit
+from addon.settings import Settings, wallet_environment
+
+PROTOCOL: Final = 1
+HOME_NAME: Final = "wallet"
+SOCKET_NAME: Final = "sock"
+LOG_NAME: Final = "wallet.log"
+LINE_LIMIT: Final = 1 << 20
+"""Bytes in one line of either side."""
+SOCKET_PATH_LIMIT: Final = 100
+"""A Unix socket's path has 108 bytes on Linux, 104 on macOS, the closing NUL among them."""
+ASK_TIMEOUT_S: Final = 20.0
+STOP_TIMEOUT_S: Final = 30.0
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class Hello(_Message):
+    """The first line of a connection. Only a `worker` keeps the wallet alive."""
+
+    op: Literal["hello"] = "hello"
+    role: Literal["worker", "guest"]
+    protocol: int = PROTOCOL
+    settings_hash: str
+
+
+class Receive(_Message):
+    """Redeem a token. `account`: the id to open (`key`), or the account to credit (`topup`).
+
+    `least_msat`: below that the token is refused before it is swapped.
+    """
+
+    op: Literal["receive"] = "receive"
+    token: str = Field(repr=False)
+    purpose: Literal["key", "topup"]
+    account: str
+    least_msat: int = 0
+    expires_at: int | None = None
+    refund_address: str | None = None
+
+
+class RefundAccount(_Message):
+    """Pay back what is free on an account, from one mint; or tell again what was told last."""
+
+    op: Literal["refund"] = "refund"
+    account: str
+
+
+Ask = Annotated[Hello | Receive | RefundAccount, Field(discriminator="op")]
+ASKS: Final[TypeAdapter[Hello | Receive | RefundAccount]] = TypeAdapter(Ask)
+
+
+class Welcome(_Message):
+    """What the proxy needs of the wallet: who the node is, and the key that `sk-` secrets are derived with."""
+
+    npub: str
+    key_secret: str = Field(repr=False)
+    recovered: int
+    """Journal rows that the start found open."""
+
+
+class Received(_Message):
+    """A redeemed token's account. `replayed`: it had been redeemed before, to the same account."""
+
+    account: str
+    credited_msat: int
+    replayed: bool
+
+
+class Refunded(_Message):
+    """A refund: its newest token, and all tokens since the last top-up. `amount` is in `unit`."""
+
+    token: str = Field(repr=False)
+    tokens: tuple[str, ...] = Field(repr=False)
+    unit: Unit
+    amount: int
+    amount_msat: int
+
+
+class Refusal(_Message):
+    """A typed error, as it crosses the socket."""
+
+    code: str
+    message: str
+    fields: dict[str, Any] = {}
+
+
+class Reply(_Message):
+    """One line back: `n` is the ask's. Exactly one of the others is there."""
+
+    n: int
+    ok: dict[str, Any] | None = Field(default=None, repr=False)
+    refused: Refusal | None = None
+
+
+def settings_hash(settings: Settings) -> str:
+    """Tells two wallets' settings apart without telling what they are."""
+    text = json.dumps(wallet_environment(settings), sort_keys=True)
+    return hashlib.sha256(b"routstr wallet settings\0" + text.encode()).hexdigest()
+
+
+def refusal(failure: Failure) -> Refusal:
+    """How the wallet tells a failure."""
+    return Refusal(code=failure.code, message=failure.message, fields=dict(failure.fields))
+
+
+def wallet_home(state_dir: Path) -> Path:
+    """Where the wallet process lives, below the state directory."""
+    return state_dir.resolve() / HOME_NAME
+
+
+class Treasury:
+    """One worker's connection to the wallet process, and the child itself where this worker started it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._home = wallet_home(settings.state_dir)
+        self._child: subprocess.Popen[bytes] | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._welcome: Welcome | None = None
+        self._reading: asyncio.Task[None] | None = None
+        self._asks: dict[int, asyncio.Future[Reply]] = {}
+        self._count = itertools.count(1)
+        self._connecting = asyncio.Lock()
+        self._fails = 0
+        self._not_before = 0.0
+        self._closing = False
+
+    async def start(self) -> Welcome:
+        """Starts the wallet, or finds the one that runs. Raises SettingsError or WalletUnavailable."""
+        path = self._home / SOCKET_NAME
+        if len(os.fsencode(path)) > SOCKET_PATH_LIMIT:
+            raise SettingsError(f"STATE_DIR: the path {path} is too long for a Unix socket; choose a shorter one")
+        _private_directory(self._home)
+        _private_directory(self._home / "empty")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ASK_TIMEOUT_S):
+                return await self._connect()
+        raise WalletUnavailable(f"The wallet process does not start; see {self._home / LOG_NAME}.")
+
+    async def receive(self, ask: Receive) -> Received:
+        """Redeems a token; a client that leaves does not stop it."""
+        return Received.model_validate(await asyncio.shield(self._ask(ask, limit_s=ASK_TIMEOUT_S)))
+
+    async def refund(self, account: str) -> Refunded:
+        """Pays an account back."""
+        ask = RefundAccount(account=account)
+        return Refunded.model_validate(await asyncio.shield(self._ask(ask, limit_s=ASK_TIMEOUT_S)))
+
+    @property
+    def connected(self) -> bool:
+        """Whether the wallet answers this worker now."""
+        return self._writer is not None and self._welcome is not None
+
+    async def stop(self) -> None:
+        """Lets go of the wallet and waits for the child: it finishes what is journaled, then ends."""
+        self._closing = True
+        if self._writer is not None:
+            self._writer.close()
+        if self._reading is not None:
+            await asyncio.wait([self._reading], timeout=1)
+        if self._child is not None:
+            await _wait_for(self._child, STOP_TIMEOUT_S)
+
+    async def _ask(self, ask: Receive | RefundAccount, *, limit_s: float) -> dict[str, Any]:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                while not self._closing:
+                    await self._connect()
+                    with contextlib.suppress(ConnectionError):
+                        return _unwrap(await self._exchange(ask))
+        raise WalletUnavailable(
+            "This node's wallet does not answer at the moment. Keys go on paying; send the same token again "
+            "in a few seconds: nothing is lost."
+        )
+
+    async def _exchange(self, ask: BaseModel) -> Reply:
+        writer, n = self._writer, next(self._count)
+        if writer is None:
+            raise ConnectionResetError
+        answer = self._asks[n] = asyncio.get_running_loop().create_future()
+        try:
+            writer.write(_line({"n": n} | ask.model_dump()))
+            return await answer
+        finally:
+            self._asks.pop(n, None)
+
+    async def _connect(self) -> Welcome:
+        """Until the wallet has answered this connection's hello; a dead one is started again."""
+        async with self._connecting:
+            while self._writer is None or self._welcome is None:
+                try:
+                    streams = await asyncio.open_unix_connection(self._home / SOCKET_NAME, limit=LINE_LIMIT)
+                except (FileNotFoundError, ConnectionRefusedError):
+                    self._start_child_if_gone()
+                    await asyncio.sleep(0.02)
+                else:
+                    await self._greet(*streams)
+            return self._welcome
+
+    async def _greet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Each connection begins with a hello. A wallet with other settings hands over, and is gone soon."""
+        self._writer, self._welcome = writer, None
+        self._reading = asyncio.create_task(self._read(reader, writer))
+        hello = Hello(role="worker", settings_hash=settings_hash(self._settings))
+        try:
+            self._welcome = Welcome.model_validate(_unwrap(await self._exchange(hello)))
+        except (ConnectionError, WalletUnavailable):
+            writer.close()
+            await asyncio.sleep(0.02)
+
+    async def _read(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError, ValueError):
+            while line := await reader.readline():
+                self._fails = 0
+                self._answered(Reply.model_validate_json(line))
+        if self._writer is writer:
+            self._writer = None
+        writer.close()
+        for waiting in list(self._asks.values()):
+            if not waiting.done():
+                waiting.set_exception(ConnectionResetError())
+
+    def _answered(self, reply: Reply) -> None:
+        waiting = self._asks.get(reply.n)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(reply)
+
+    def _start_child_if_gone(self) -> None:
+        gone = self._child is None or self._child.poll() is not None
+        if not gone or time.monotonic() < self._not_before:
+            return
+        self._child = _spawn(self._settings, self._home)
+        self._not_before = time.monotonic() + min(30.0, 0.5 * 2**self._fails)
+        self._fails += 1
+
+
+def _spawn(settings: Settings, home: Path) -> subprocess.Popen[bytes]:
+    """A child in a session of its own, in an empty directory, so that no library finds a `.env` to load."""
+    root = Path(__file__).resolve().parents[1]
+    environment = {k: os.environ[k] for k in ("PATH", "LANG", "LC_ALL", "TZ", "SSL_CERT_FILE") if k in os.environ}
+    environment |= {"HOME": str(home), "PYTHONPATH": str(root), **wallet_environment(settings)}
+    with (home / LOG_NAME).open("ab") as log:
+        (home / LOG_NAME).chmod(0o600)
+        return subprocess.Popen(
+            [sys.executable, "-m", "addon.wallet"],
+            cwd=home / "empty",
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+
+
+async def _wait_for(child: subprocess.Popen[bytes], limit_s: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(limit_s):
+            while child.poll() is None:
+                await asyncio.sleep(0.02)
+
+
+def _unwrap(reply: Reply) -> dict[str, Any]:
+    if reply.refused is not None:
+        raise from_code(reply.refused.code, reply.refused.message, reply.refused.fields)
+    if reply.ok is None:
+        raise InternalError("The wallet's answer was empty.")
+    return reply.ok
+
+
+def _private_directory(path: Path) -> None:
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.chmod(0o700)
+
+
+def _line(message: Mapping[str, Any]) -> bytes:
+    return json.dumps(message, separators=(",", ":")).encode() + b"\n"
