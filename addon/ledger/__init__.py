@@ -7,6 +7,7 @@ from addon.ledger.books import Books, Credential, End, Settled, Settlement
 from addon.ledger.ids import new_id
 from addon.ledger.invariants import INVARIANTS, Finding, Solvency, audit, solvency
 from addon.ledger.journal import SWAP_STATES, InputsTaken, Journal, NewSwap, Purpose, Swap
+from addon.ledger.patience import patiently
 from addon.ledger.proofs import CoinsMoved, Proofs, Purse, StoredProof
 from addon.ledger.refunds import REFUND_STATES, REQUESTS_RUNNING, Payment, Refund, Refunds
 from addon.ledger.reports import Account, Reports
@@ -18,5 +19,5 @@ __all__ = [
     "WALLET_WAIT_MS", "Account", "Books", "CoinsMoved", "Credential", "End", "Finding", "InputsTaken",
     "Journal", "NewSwap", "Payment", "Proofs", "Purpose", "Purse", "Refund", "Refunds", "Reports",
     "Settled", "Settlement", "Solvency", "Store", "StoredProof", "Swap", "Worker", "audit", "bury_dead",
-    "new_id", "solvency",
+    "new_id", "patiently", "solvency",
 ]  # fmt: skip

@@ -1,0 +1,197 @@
+"""The one module that reaches into mitmproxy's layers, where no hook can do what money needs.
+
+- `answer`: a whole answer now, before the request's body has come, or in place of an HTML error page.
+- `append`: bytes after the last of a streamed answer, when they took an await to make.
+- `limit_request_body`, `stream_when_large`: bounds of one flow, which mitmproxy only knows globally.
+- `close_upstream`: ends a wait for the first byte. `close_forgotten`: sockets that Python ≥ 3.12 leaves open.
+
+Nothing of this is documented; read in mitmproxy 11.0 and 12.2, and tested on both. A command that is marked
+as done is routed by `HttpLayer` to the "source" that is registered for it, and what that source yields goes
+the way of any stream's output: so it works on HTTP/1 and HTTP/2, clear or TLS.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import mitmproxy.proxy.server
+from mitmproxy import ctx, http
+from mitmproxy.connection import Client, Connection
+from mitmproxy.proxy import commands, events
+from mitmproxy.proxy.layers.http import (
+    HttpEvent,
+    HttpLayer,
+    HttpStream,
+    ResponseData,
+    ResponseEndOfMessage,
+    ResponseHeaders,
+    SendHttp,
+)
+from mitmproxy.proxy.server import ConnectionHandler
+
+FORGOTTEN_AFTER_S: Final = 1.0
+StreamFunction = Callable[[bytes], bytes | Iterable[bytes]]
+
+
+class _Send(commands.Command):
+    blocking = False
+
+
+@dataclass(repr=False)
+class _Sent(events.CommandCompleted):
+    command: _Send
+    reply: None = None
+
+
+class _Source:
+    """Stands where mitmproxy expects the layer that waits for a command."""
+
+    def __init__(self, client: Connection, out: Sequence[HttpEvent]) -> None:
+        self._client = client
+        self._out = out
+
+    def handle_event(self, _: events.Event) -> Iterator[commands.Command]:
+        for event in self._out:
+            yield SendHttp(event, self._client)
+
+
+async def answer(flow: http.HTTPFlow, response: http.Response) -> bool:
+    """Sends a whole answer at once; the caller then kills the flow. False: the client is gone."""
+    response.headers["connection"] = "close"
+    body = response.raw_content or b""
+    return await _send(
+        flow,
+        lambda stream: [
+            ResponseHeaders(stream, response, end_stream=False),
+            *([ResponseData(stream, body)] if body else []),
+            ResponseEndOfMessage(stream),
+        ],
+    )
+
+
+async def append(flow: http.HTTPFlow, data: bytes) -> bool:
+    """More bytes of a streamed answer, from `async def response`. False: the client is gone."""
+    return await _send(flow, lambda stream: [ResponseData(stream, data)])
+
+
+def limit_request_body(flow: http.HTTPFlow, most_bytes: int) -> None:
+    """Bounds this request's body, whatever its framing; beyond it mitmproxy raises `error` with 413.
+
+    Its own option of that name also cuts answers, after the work was done and paid.
+    """
+    found = _stream_of(flow)
+    if found is not None:
+        _own_limits(found[2]).body_size_limit = most_bytes
+
+
+def unlimit(flow: http.HTTPFlow) -> None:
+    """The request is complete: no limit for its answer."""
+    found = _stream_of(flow)
+    if found is not None:
+        _own_limits(found[2]).body_size_limit = None
+
+
+def stream_when_large(flow: http.HTTPFlow, most_bytes: int, make: Callable[[], StreamFunction]) -> None:
+    """Lets a buffered answer turn into a stream through `make()` once it has `most_bytes`.
+
+    To be called in `responseheaders`. mitmproxy then sets `response.stream = True`; that becomes our function.
+    """
+    found = _stream_of(flow)
+    if found is None or flow.response is None:
+        return
+    _own_limits(found[2]).stream_large_bodies = most_bytes
+    base = type(flow.response)
+
+    class LateStream(base):  # type: ignore[misc, valid-type]
+        """A response whose stream function is made at the moment it is needed."""
+
+        @property
+        def stream(self) -> bool | StreamFunction:
+            return self.__dict__.get("_stream", False)  # type: ignore[no-any-return]
+
+        @stream.setter
+        def stream(self, value: bool | StreamFunction) -> None:
+            self.__dict__["_stream"] = make() if value is True else value
+
+    flow.response.__class__ = LateStream
+
+
+def close_upstream(flow: http.HTTPFlow) -> None:
+    """Closes the upstream's connection under a flow that waits for it: `error` fires."""
+    handler = _handler(flow.client_conn)
+    if handler is not None:
+        handler.close_connection(flow.server_conn)
+
+
+def close_forgotten(client: Client) -> None:
+    """On Python ≥ 3.12 a connection ended while the client still sends is dropped without closing its
+    socket; it would stay open until a garbage collection. To be called in `client_disconnected`."""
+    handler = _handler(client)
+    if handler is None:
+        return
+    for io in list(handler.transports.values()):
+        if io.writer is not None and not io.writer.is_closing():
+            asyncio.get_running_loop().call_later(FORGOTTEN_AFTER_S, io.writer.close)
+
+
+def set_idle_timeout(seconds: int) -> None:
+    """The only time-out that mitmproxy has: no traffic on a client's connection and its upstream's."""
+    if "tcp_timeout" in ctx.options:
+        ctx.options.update(tcp_timeout=seconds)
+    else:
+        vars(mitmproxy.proxy.server)["TCP_TIMEOUT"] = seconds
+
+
+class _Limits:
+    """The options of one stream: two of its own, all others those of the proxy."""
+
+    def __init__(self, options: Any) -> None:
+        self._options = options
+        self.body_size_limit: int | None = None
+        self.stream_large_bodies: int | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._options, name)
+
+
+def _own_limits(stream: HttpStream) -> _Limits:
+    options: Any = stream.context.options
+    if isinstance(options, _Limits):
+        return options
+    stream.context = copy.copy(stream.context)
+    limits = _Limits(options)
+    stream.context.options = limits  # type: ignore[assignment]
+    return limits
+
+
+async def _send(flow: http.HTTPFlow, make: Callable[[int], Sequence[HttpEvent]]) -> bool:
+    handler, found = _handler(flow.client_conn), _stream_of(flow)
+    if handler is None or found is None:
+        return False
+    layer, stream_id, _ = found
+    command = _Send()
+    layer.command_sources[command] = _Source(layer.context.client, make(stream_id))  # type: ignore[assignment]
+    await handler.server_event(_Sent(command))
+    return True
+
+
+def _stream_of(flow: http.HTTPFlow) -> tuple[HttpLayer, int, HttpStream] | None:
+    handler = _handler(flow.client_conn)
+    if handler is None:
+        return None
+    for layer in handler.layer.context.layers:
+        if isinstance(layer, HttpLayer):
+            for stream_id, stream in layer.streams.items():
+                if getattr(stream, "flow", None) is flow:
+                    return layer, stream_id, stream
+    return None
+
+
+def _handler(client: Client) -> ConnectionHandler | None:
+    server: Any = ctx.master.addons.get("proxyserver")
+    handler = server.connections.get(client.id)
+    return handler if isinstance(handler, ConnectionHandler) else None
