@@ -167,6 +167,12 @@ class RequestsRunning(ClientError):
     code = "requests_running"
 
 
+class PaymentRunning(ClientError):
+    """What is asked about has not ended yet: ask again in a moment."""
+
+    code = "payment_running"
+
+
 # --- the upstream -----------------------------------------------------------------------------------
 
 

@@ -64,6 +64,7 @@ STATUSES: Final[Mapping[type[Failure], Status]] = {
     errors.UpgradeNotSupported: Status(426, _REQUEST),
     errors.NoBalance: Status(400, _REQUEST),
     errors.RequestsRunning: Status(400, _REQUEST),
+    errors.PaymentRunning: Status(425, _REQUEST, retry=True),
     errors.UpstreamTimeout: Status(504, "upstream_error"),
     errors.UpstreamError: Status(502, "upstream_error"),
     errors.WalletUnavailable: Status(503, "api_error", retry=True),
@@ -123,7 +124,7 @@ def error(failure: Failure, caller: Caller, *, extra: Sequence[tuple[str, str]] 
     told = {"message": failure.message, "type": status.type, "code": failure.code, "param": None}
     told |= failure.fields
     retry = [("retry-after", str(RETRY_AFTER_S))] if status.retry else []
-    if 400 <= status.http < 500:
+    if 400 <= status.http < 500 and not status.retry:
         retry.append(("x-should-retry", "false"))
     body = {"error": told, "detail": {"error": told}, "request_id": caller.request_id}
     return answer(status.http, body, caller, extra=[*retry, *extra])
@@ -186,3 +187,28 @@ def receipt_headers(
         *([] if usd is None else [("X-Routstr-Cost-Usd", usd)]),
     ]
     return [(name.encode(), value.encode()) for name, value in told]
+
+
+def receipt_row(row: Mapping[str, Any], *, btc_usd: Decimal | None) -> dict[str, Any]:
+    """A request's row of the ledger as its client asks for it later: the `cost` object and the circumstances."""
+    usd = usd_text(row["cost"], btc_usd)
+    told = {
+        "request_id": row["id"],
+        "model": row["model"],
+        "path": row["path"],
+        "status": row["status"],
+        "end": row["end"],
+        "total_msats": row["cost"],
+        "input_msats": row["input_cost"],
+        "output_msats": row["output_cost"],
+        "held_msats": row["hold"],
+        "input_tokens": row["input_tokens"],
+        "output_tokens": row["output_tokens"],
+        "usage_source": row["usage_source"],
+        "usage": row["usage"],
+        "remaining_balance_msats": row["available"],
+        "started_at_ms": row["started_ms"],
+        "first_byte_at_ms": row["first_byte_ms"],
+        "ended_at_ms": row["ended_ms"],
+    }
+    return told if usd is None else told | {"total_usd": float(usd)}

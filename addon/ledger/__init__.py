@@ -4,6 +4,7 @@ All SQL of this project is in this package; it knows no HTTP, no mint and no pro
 """
 
 from addon.ledger.books import Books, Credential, End, Settled, Settlement
+from addon.ledger.checkpoints import Checkpoints
 from addon.ledger.ids import new_id
 from addon.ledger.invariants import INVARIANTS, Finding, Solvency, audit, solvency
 from addon.ledger.journal import SWAP_STATES, InputsTaken, Journal, NewSwap, Purpose, Swap
@@ -16,7 +17,7 @@ from addon.ledger.workers import Worker, bury_dead
 
 __all__ = [
     "FILE_NAME", "INVARIANTS", "PROXY_WAIT_MS", "REFUND_STATES", "REQUESTS_RUNNING", "SWAP_STATES",
-    "WALLET_WAIT_MS", "Account", "Books", "CoinsMoved", "Credential", "End", "Finding", "InputsTaken",
+    "WALLET_WAIT_MS", "Account", "Books", "Checkpoints", "CoinsMoved", "Credential", "End", "Finding", "InputsTaken",
     "Journal", "NewSwap", "Payment", "Proofs", "Purpose", "Purse", "Refund", "Refunds", "Reports",
     "Settled", "Settlement", "Solvency", "Store", "StoredProof", "Swap", "Worker", "audit", "bury_dead",
     "new_id", "patiently", "solvency",
