@@ -33,6 +33,7 @@ class Arrival:
     served, known from the head alone.
     """
 
+    client: str
     method: str
     path: str
     query: Mapping[str, str] = field(repr=False)
@@ -54,9 +55,9 @@ class Arrival:
         return value or None
 
 
-def read(request: http.Request, *, max_body_bytes: int) -> Arrival:
+def read(flow: http.HTTPFlow, *, max_body_bytes: int) -> Arrival:
     """The head of a request, judged."""
-    data = request.data
+    data = flow.request.data
     headers: dict[bytes, bytes] = {}
     secrets: list[tuple[bytes, bytes]] = []
     size, refused = 0, _line_problem(data)
@@ -76,6 +77,7 @@ def read(request: http.Request, *, max_body_bytes: int) -> Arrival:
     length = _declared(headers)
     refused = refused or _head_problem(headers, length, max_body_bytes)
     return Arrival(
+        client=flow.client_conn.id,
         method=data.method.decode("latin-1"),
         path=path.decode("latin-1"),
         query=dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=20)) if query else {},

@@ -1,0 +1,10 @@
+"""What an answer costs in tokens, read from what really went over the wire. Pure: no proxy, no store."""
+
+from addon.metering.families import FAMILIES, Family, family_of
+from addon.metering.fields import Unknown, admitted
+from addon.metering.meter import Meter, Metered, measure, receipt_event
+from addon.metering.usage import Usage
+
+__all__ = [
+    "FAMILIES", "Family", "Meter", "Metered", "Unknown", "Usage", "admitted", "family_of", "measure", "receipt_event",
+]  # fmt: skip

@@ -1,0 +1,114 @@
+"""Which fields of a body may reach an upstream: the known harmless ones. What multiplies the price is refused.
+
+A field that is not known is dropped and told, since it may be a server's own switch: a second cap under
+another name, a longer context, a second answer, state that somebody else pays for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Literal
+
+from addon.errors import InvalidParameter, UnsupportedParameter
+
+Unknown = Literal["drop", "refuse", "pass"]
+
+_SAMPLING: Final = frozenset(
+    (
+        *("temperature", "top_p", "top_k", "min_p", "typical_p", "seed", "stop", "presence_penalty"),
+        *("frequency_penalty", "repetition_penalty", "repeat_penalty", "logit_bias", "user", "metadata"),
+        *("safety_identifier", "prompt_cache_key", "n", "best_of", "stream", "stream_options", "model"),
+    )
+)
+CHAT_FIELDS: Final = _SAMPLING | {
+    *("messages", "tools", "tool_choice", "parallel_tool_calls", "functions", "function_call"),
+    *("response_format", "reasoning_effort", "verbosity", "logprobs", "top_logprobs", "service_tier"),
+    *("modalities",),
+}
+COMPLETION_FIELDS: Final = _SAMPLING | {"prompt", "suffix", "logprobs", "service_tier"}
+EMBEDDING_FIELDS: Final = frozenset(("model", "input", "encoding_format", "dimensions", "user"))
+
+
+def _is_one(value: object) -> bool:
+    return value == 1 and not isinstance(value, bool)
+
+
+def _single_prompt(value: object) -> bool:
+    """A text, one text in a list, or one list of token numbers."""
+    if not isinstance(value, list):
+        return isinstance(value, str)
+    tokens = all(isinstance(item, int) and not isinstance(item, bool) for item in value)
+    return tokens or (len(value) == 1 and isinstance(value[0], str))
+
+
+def _plain_tools(value: object) -> bool:
+    """Tools that the client itself runs; those that run at the upstream bring input that nobody has priced."""
+    kinds = ("function", "custom")
+    return isinstance(value, list) and all(isinstance(t, dict) and t.get("type") in kinds for t in value)
+
+
+def _never(_: object) -> bool:
+    return False
+
+
+MULTIPLIERS: Final[Mapping[str, Callable[[object], bool]]] = {
+    "n": _is_one,
+    "n_cmpl": _is_one,
+    "best_of": _is_one,
+    "prompt": _single_prompt,
+    "tools": _plain_tools,
+    "service_tier": lambda value: value in ("auto", "default"),
+    "modalities": lambda value: value == ["text"],
+    "use_beam_search": lambda value: value is False,
+    "echo": lambda value: value is False,
+    "background": lambda value: value is False,
+    "web_search_options": _never,
+    "audio": _never,
+    "prediction": _never,
+    "models": _never,
+    "plugins": _never,
+    "prompt_logprobs": _never,
+}
+"""Fields that multiply the price, and the values of each that do not."""
+
+
+def admitted(
+    body: Mapping[str, Any], known: frozenset[str], caps: tuple[str, ...], unknown: Unknown
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The fields that pass, and the names of those that were dropped. null means absent, for every field.
+
+    Raises UnsupportedParameter for what multiplies the price, InvalidParameter for what cannot be right.
+    """
+    kept: dict[str, Any] = {}
+    dropped: list[str] = []
+    for name, value in body.items():
+        if value is None:
+            continue
+        harmless = MULTIPLIERS.get(name)
+        if harmless is not None and not harmless(value):
+            raise UnsupportedParameter(
+                f"{name[:64]}: this value is not offered here, since it would multiply the price. Leave it out.",
+                param=name[:64],
+            )
+        if name in known or name in caps or (unknown == "pass" and not _imitates(name, known, caps)):
+            kept[name] = value
+        elif unknown == "refuse" or _imitates(name, known, caps):
+            raise UnsupportedParameter(f"{name[:64]} is not offered here. Leave it out.", param=name[:64])
+        else:
+            dropped.append(name)
+    _check_stream(kept)
+    return kept, tuple(dropped)
+
+
+def _imitates(name: str, known: frozenset[str], caps: tuple[str, ...]) -> bool:
+    """A known name in other case: some servers match it all the same."""
+    lower = name.lower()
+    return lower != name and (lower in known or lower in caps or lower in MULTIPLIERS)
+
+
+def _check_stream(kept: dict[str, Any]) -> None:
+    if not isinstance(kept.get("stream", False), bool):
+        raise InvalidParameter("stream must be true or false.", param="stream")
+    options = kept.get("stream_options", {})
+    if not isinstance(options, dict) or not isinstance(options.get("include_usage", False), bool | None):
+        raise InvalidParameter("stream_options must be an object; include_usage true or false.", param="stream_options")

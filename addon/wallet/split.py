@@ -1,0 +1,52 @@
+"""Which coins make an amount. Pure: amounts in, amounts out; all in a mint's own unit.
+
+Mints sign powers of two, each of which divides every larger one. So taking the greatest first is exact:
+it finds a subset of a given sum whenever there is one, and the greatest sum below it otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
+
+Coin = TypeVar("Coin")
+
+
+def split(total: int, denominations: Iterable[int]) -> tuple[int, ...]:
+    """`total` in the fewest coins, smallest first. Raises ValueError when these denominations cannot make it."""
+    made: list[int] = []
+    for amount in sorted(denominations, reverse=True):
+        count, total = divmod(total, amount)
+        made += [amount] * count
+    if total:
+        raise ValueError("these denominations do not make this amount")
+    return tuple(reversed(made))
+
+
+def tagged(total: int, denominations: Iterable[int]) -> tuple[int, ...]:
+    """The outputs of a swap of `total`: first the tag, a 1; then the rest in the fewest coins."""
+    return (1, *split(total - 1, denominations))
+
+
+def greatest_below(coins: Sequence[Coin], target: int, amount_of: Callable[[Coin], int]) -> list[Coin]:
+    """The coins whose sum is the greatest that is not above `target`; among equal coins the first given."""
+    chosen: list[Coin] = []
+    for coin in sorted(coins, key=amount_of, reverse=True):  # stable: equal ones keep their order
+        if amount_of(coin) <= target:
+            chosen.append(coin)
+            target -= amount_of(coin)
+    return chosen
+
+
+def enough(
+    coins: Sequence[Coin], target: int, amount_of: Callable[[Coin], int], fee_of: Callable[[Sequence[Coin]], int]
+) -> list[Coin] | None:
+    """The fewest coins that still make `target` after the fee that a mint takes for them; None: too few."""
+    chosen: list[Coin] = []
+    total = 0
+    for coin in sorted(coins, key=amount_of, reverse=True):
+        chosen.append(coin)
+        total += amount_of(coin)
+        if total - fee_of(chosen) >= target:
+            return chosen
+    return None
