@@ -63,8 +63,11 @@ def is_signed_by(blinded: str, signature: str, e: str, s: str, key: str) -> bool
 
 
 def keyset_id(keys: Mapping[int, str], *, version: str, unit: str, expiry: int | None, fee_ppk: int) -> str:
-    """The id that a keyset of these public keys must have (`version` 00 or 01; else '')."""
-    points = {amount: _point(key) for amount, key in keys.items()}
+    """The id that a keyset of these public keys must have (`version` 00 or 01); '' if they make none."""
+    try:
+        points = {amount: _point(key) for amount, key in keys.items()}
+    except ValueError:
+        return ""
     if version == "00":
         return str(derive_keyset_id(points))
     if version == "01":

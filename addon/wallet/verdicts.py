@@ -1,0 +1,86 @@
+"""What a mint's answers mean for a swap. Pure: answers in, a verdict out. The whole table:
+
+    state found      question to the mint     answer                                    verdict
+    row just opened  POST /v1/swap            signed                                    EXECUTED
+                                              not connected, 429                        REFUSED
+                                              11001, the coins a client's               SPENT
+                                              11003, 11001 for our own, no code         LOOK
+                                              any other code                            REFUSED
+                                              anything else                             LOOK
+    row found open,  NUT-07 of the inputs,    tag signed                                EXECUTED
+    or LOOK          then NUT-09 of our       tag unsigned, an input SPENT              SPENT
+                     outputs                  … UNSPENT, other outputs signed           STALE
+                                              … UNSPENT, none, the POST was refused     REFUSED
+                                              … none signed otherwise                   REPEAT
+                                              … PENDING, others signed; no answer       LOOK
+    REPEAT           POST, the same outputs   signed                                    EXECUTED
+                                              a code but 11001–11004                    LOOK: was refused
+                                              anything else                             LOOK
+
+Inputs are asked about first: the other way round, a swap that commits in between looks like somebody
+else's. The *tag* is the output whose secret is random: NUT-07 and NUT-09 do not say which inputs paid for
+which outputs, and an earlier life of the seed has signatures on all the others. So only a signed tag is
+credited. STALE: those signatures were met, and this request can never be executed.
+
+A verdict against the client that comes from looking while a POST may still be at work is believed when
+two looks in a row agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from enum import Enum
+from typing import Final
+
+from addon.wallet.answers import ProofState
+from addon.wallet.wire import Coded, NoAnswer, RateLimited, Uncoded, Unreachable
+
+SPENT_CODE: Final = 11001
+SIGNED_CODE: Final = 11003
+AMBIGUOUS_WHEN_REPEATED: Final = frozenset((11001, 11002, 11003, 11004))
+"""Spent, pending, signed, being signed: by ourselves, perhaps."""
+KEYSET_CODES: Final = frozenset((11000, 11005, 12001, 12002))
+"""The mint's keysets or fees are not those that we know: nothing executed, ask for them again."""
+
+
+class Verdict(Enum):
+    """`EXECUTED`: store and credit. `SPENT`: final. `REFUSED`, `STALE`: the coins are still whose they were."""
+
+    EXECUTED = "executed"
+    SPENT = "spent"
+    REFUSED = "refused"
+    STALE = "stale"
+    REPEAT = "repeat"
+    LOOK = "look"
+
+
+def of_first_post(answer: NoAnswer, *, own: bool) -> Verdict:
+    """What a first POST's answer means. `own`: the inputs are this node's coins."""
+    match answer:
+        case Unreachable() | RateLimited():
+            return Verdict.REFUSED
+        case Coded(code=code) if code == SPENT_CODE:
+            return Verdict.LOOK if own else Verdict.SPENT
+        case Coded(code=code) if code != SIGNED_CODE:
+            return Verdict.REFUSED
+        case _:
+            return Verdict.LOOK
+
+
+def was_refused(answer: NoAnswer, *, first: bool) -> bool:
+    """Whether this POST, for itself, was certainly not executed."""
+    if first:
+        return isinstance(answer, Coded | Uncoded)
+    return isinstance(answer, Coded) and answer.code not in AMBIGUOUS_WHEN_REPEATED
+
+
+def of_look(states: Collection[ProofState], signed: Mapping[str, object], *, tag: str, refused: bool) -> Verdict:
+    """What the inputs' states and our signed outputs mean. `refused`: the last POST certainly did nothing."""
+    if tag in signed:
+        return Verdict.EXECUTED
+    if "SPENT" in states:
+        return Verdict.SPENT
+    untouched = set(states) == {"UNSPENT"}
+    if signed:
+        return Verdict.STALE if untouched else Verdict.LOOK
+    return Verdict.REFUSED if refused and untouched else Verdict.REPEAT
