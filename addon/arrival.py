@@ -15,6 +15,7 @@ from mitmproxy import http
 
 from addon.credentials import HEADERS as SECRET_HEADERS
 from addon.errors import BodyTooLarge, Failure, InvalidParameter, UnsupportedEncoding, UpgradeNotSupported
+from addon.ledger import new_id
 
 SMALL_BODY_BYTES: Final = 256 << 10
 """A declared body up to this is read before its request is refused: the answer can then say more."""
@@ -33,6 +34,7 @@ class Arrival:
     served, known from the head alone.
     """
 
+    request_id: str
     client: str
     method: str
     path: str
@@ -77,6 +79,7 @@ def read(flow: http.HTTPFlow, *, max_body_bytes: int) -> Arrival:
     length = _declared(headers)
     refused = refused or _head_problem(headers, length, max_body_bytes)
     return Arrival(
+        request_id=new_id(),
         client=flow.client_conn.id,
         method=data.method.decode("latin-1"),
         path=path.decode("latin-1"),

@@ -13,10 +13,10 @@ import gc
 import logging
 import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from mitmproxy import http
 from mitmproxy.connection import Client
@@ -41,9 +41,9 @@ from addon.ledger import (
     bury_dead,
     patiently,
 )
-from addon.metering import Meter, Metered
 from addon.offers import Offers
-from addon.replies import Caller, Cors
+from addon.payment import Payment
+from addon.replies import Cors
 from addon.settings import Settings
 from addon.treasury import Treasury, Welcome
 from addon.upstream import Upstream
@@ -52,32 +52,10 @@ NAME: Final = "routstr-node"
 WATCH_EVERY_S: Final = 0.5
 ASK_AGAIN_S: Final = 10.0
 BOOK_AGAIN_S: Final = 0.05
+DOWN_S: Final = 3.0
+REACH_S: Final = 2.0
 BOOK_TRIES: Final = 250
 logger = logging.getLogger("routstr")
-
-
-@dataclass(slots=True)
-class Payment:
-    """One paid request on its way: the frozen facts, and what is learnt of its answer."""
-
-    paid: PaidRequest
-    flow: http.HTTPFlow
-    caller: Caller
-    told: list[tuple[bytes, bytes]]
-    """Headers that tell what was changed in the request."""
-    waiting_since: float
-    """Monotonic time of admission, or of the last byte."""
-    meter: Meter | None = None
-    metered: Metered | None = None
-    status: int = 0
-    first_byte_ms: int | None = None
-    timed_out: bool = False
-
-    def measured(self) -> Metered | None:
-        """What the meter says by now; asked for once, at the end."""
-        if self.metered is None and self.meter is not None:
-            self.metered = self.meter.finish()
-        return self.metered
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +88,7 @@ class Node:
         self.payments: dict[str, Payment] = {}
         self.recovered = 0
         self.draining = False
+        self._down_until = 0.0
         self._unbooked: dict[str, Settlement] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._opened: list[Callable[[], None]] = []
@@ -126,8 +105,8 @@ class Node:
         except BaseException:
             self._close_opened()
             raise
-        self._spawn(self._watch())
-        self._spawn(self._learn_offers(upstream))
+        self.keep(self._watch())
+        self.keep(self._learn_offers(upstream))
         gc.collect()
         gc.freeze()
 
@@ -193,58 +172,72 @@ class Node:
         self.gate.withdraw(flow)
         return self.payments.pop(flow.id, None)
 
-    async def close(self, payment: Payment, end: End, metered: Metered | None) -> Settlement:
-        """Settles a payment that was taken: bills what was metered, books it, or keeps on trying to."""
-        settlement = bill(
-            payment.paid,
-            metered,
-            end=end,
-            status=payment.status,
-            first_byte_ms=payment.first_byte_ms,
-            ended_ms=time.time_ns() // 1_000_000,
-        )
+    async def close(self, payment: Payment, end: End) -> Settlement:
+        """Settles a payment that was taken, and books it, or keeps on trying to."""
+        settlement = payment.settle(end)
         await self.book(settlement)
         return settlement
 
     async def book(self, settlement: Settlement) -> None:
         """One booking; if the ledger cannot take it now, it is tried again until it can, or until the end."""
-        books = self._parts().books
+        books = self.running.books
         try:
             await patiently(lambda: books.settle(settlement), tries=BOOK_TRIES)
         except Exception as error:
             logger.error("a booking has to wait: %s", type(error).__name__)
             self._unbooked[settlement.id] = settlement
-            self._spawn(self._book_later(settlement))
+            self.keep(self._book_later(settlement))
 
     async def _book_later(self, settlement: Settlement) -> None:
         while settlement.id in self._unbooked:
             await asyncio.sleep(BOOK_AGAIN_S)
             with contextlib.suppress(Exception):
-                self._parts().books.settle(settlement)
+                self.running.books.settle(settlement)
                 self._unbooked.pop(settlement.id, None)
 
     def release_unadmitted(self, paid: PaidRequest) -> None:
         """A hold whose request was never admitted: given back in the background."""
         now_ms = time.time_ns() // 1_000_000
-        self._spawn(self.book(bill(paid, None, end="upstream_failed", status=0, first_byte_ms=None, ended_ms=now_ms)))
+        self.keep(self.book(bill(paid, None, end="upstream_failed", status=0, first_byte_ms=None, ended_ms=now_ms)))
 
-    def _parts(self) -> Parts:
+    @property
+    def running(self) -> Parts:
+        """The parts of a node that was started."""
         if self.parts is None:
             raise RuntimeError("the node is not running")
         return self.parts
+
+    # --- the upstream -------------------------------------------------------------------------------
+
+    def note_upstream_failure(self, flow: http.HTTPFlow) -> None:
+        """After a refused connection nothing is redeemed for a few seconds: it would have to be given back."""
+        if not flow.server_conn.timestamp_tcp_setup:
+            self._down_until = time.monotonic() + DOWN_S
+
+    def upstream_is_down(self) -> bool:
+        return time.monotonic() < self._down_until
+
+    async def reaches(self, upstream: Upstream) -> bool:
+        """Whether the upstream takes a connection; nothing is asked of it."""
+        with contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(REACH_S):
+                _, writer = await asyncio.open_connection(upstream.host, upstream.port)
+            writer.close()
+            return True
+        return False
 
     # --- what the hooks left open -------------------------------------------------------------------
 
     async def response(self, flow: http.HTTPFlow) -> None:
         payment = self.take(flow)
         if payment is not None:
-            await self.close(payment, "complete", payment.measured())
+            await self.close(payment, "complete")
 
     async def error(self, flow: http.HTTPFlow) -> None:
         self.arrivals.pop(flow.id, None)
         payment = self.take(flow)
         if payment is not None:
-            await self.close(payment, end_of(payment), payment.measured())
+            await self.close(payment, payment.end())
 
     def client_disconnected(self, client: Client) -> None:
         """Some ends fire no hook of the flow: the client's end closes what is still open. After the flow's
@@ -253,14 +246,14 @@ class Node:
         left = [fid for fid, p in self.payments.items() if p.flow.client_conn.id == client.id]
         self.arrivals = {f: a for f, a in self.arrivals.items() if a.client != client.id} if self.arrivals else {}
         if left:
-            self._spawn(self._close_left(left))
+            self.keep(self._close_left(left))
 
     async def _close_left(self, flow_ids: list[str]) -> None:
         await asyncio.sleep(1.0)
         for flow_id in flow_ids:
             payment = self.payments.pop(flow_id, None)
             if payment is not None:
-                await self.close(payment, "client_left", payment.measured())
+                await self.close(payment, "client_left")
 
     # --- time and the end ---------------------------------------------------------------------------
 
@@ -289,12 +282,12 @@ class Node:
             return
         for flow_id in list(self.payments):
             payment = self.payments.pop(flow_id)
-            await self.close(payment, "drained", payment.measured())
+            await self.close(payment, "drained")
         for task in self._tasks:
             task.cancel()
         for settlement in list(self._unbooked.values()):
             with contextlib.suppress(Failure):
-                await patiently(lambda end=settlement: self._parts().books.settle(end))  # type: ignore[misc]
+                await patiently(lambda end=settlement: self.running.books.settle(end))  # type: ignore[misc]
         await self.parts.treasury.stop()
         self._close_opened()
         self.parts = None
@@ -303,21 +296,11 @@ class Node:
         while self._opened:
             self._opened.pop()()
 
-    def _spawn(self, work: asyncio._CoroutineLike[None]) -> None:
+    def keep(self, work: Coroutine[Any, Any, None]) -> None:
+        """Work in the background, ended with the node."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def end_of(payment: Payment) -> End:
-    """How a flow that ended in `error` ended: who left first?"""
-    meter = payment.measured()
-    if meter is not None and meter.complete:
-        return "complete"
-    error = payment.flow.error
-    if error is not None and error.msg == "Client disconnected.":
-        return "client_left"
-    return "cut" if payment.meter is not None else "upstream_failed"
 
 
 def _state_directory(path: Path) -> Path:

@@ -9,20 +9,37 @@ exception answers 503, releases the hold, and forwards nothing, where mitmproxy 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
+import os
 import signal
 import sys
 import time
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mitmproxy import ctx, exceptions, http
 from mitmproxy.addonmanager import Loader
+from mitmproxy.tools.dump import DumpMaster
 
 from addon import arrival as heads
-from addon import banner, credentials, guard, inject, orders, replies, safety, settings, upstream
-from addon.api import RECEIPTS, Call, is_secret
+from addon import (
+    banner,
+    credentials,
+    delivery,
+    inject,
+    metering,
+    orders,
+    replies,
+    safety,
+    settings,
+    tokens,
+    upstream,
+)
+from addon.api import Call, is_secret
 from addon.arrival import Arrival
 from addon.billing import PaidRequest
 from addon.credentials import Credentials, Presented
@@ -33,14 +50,452 @@ from addon.errors import (
     Overloaded,
     PathNotFound,
     PaymentRequired,
+    SettingsError,
     UnsupportedParameter,
     UpstreamError,
-    UpstreamTimeout,
 )
+from addon.gate import NAME as GATE_NAME
 from addon.gate import Gate
-from addon.ledger import Credential, new_id, patiently
-from addon.metering import Meter, family_of
+from addon.ledger import Credential, patiently
+from addon.metering import Family
+from addon.money import units_needed
 from addon.node import NAME as NODE_NAME
-from addon.node import Node, Payment, end_of
+from addon.node import Node
+from addon.offers import Offer
 from addon.orders import Order
+from addon.payment import Payment
 from addon.replies import Caller
+
+logger = logging.getLogger("routstr")
+HOLD_TRIES = 3
+
+Hook = Callable[["Routstr", http.HTTPFlow], Awaitable[None] | None]
+
+
+def guarded(hook: Hook) -> Hook:
+    """Fail closed: whatever a hook raises, the client gets 503, the hold is released, nothing is forwarded."""
+
+    @functools.wraps(hook)
+    def run(self: Routstr, flow: http.HTTPFlow) -> Awaitable[None] | None:
+        try:
+            work = hook(self, flow)
+        except (Exception, asyncio.CancelledError) as error:
+            return self.broke(flow, hook.__name__, error)
+        return None if work is None else _watched(self, flow, hook.__name__, work)
+
+    return run
+
+
+async def _watched(routstr: Routstr, flow: http.HTTPFlow, hook: str, work: Awaitable[None]) -> None:
+    try:
+        await work
+    except (Exception, asyncio.CancelledError) as error:
+        await routstr.broke(flow, hook, error)
+
+
+class Routstr:
+    """Short hooks; the node does the rest."""
+
+    def __init__(self) -> None:
+        self._node: Node | None = None
+
+    # --- start and end ------------------------------------------------------------------------------
+
+    def load(self, loader: Loader) -> None:
+        """Shuts the gate first: whatever fails below, nothing is forwarded."""
+        gate = ctx.master.addons.get(GATE_NAME) or Gate()
+        found = ctx.master.addons.get(NODE_NAME)
+        safety.stop_reloading()
+        safety.override()
+        try:
+            self._node = found or Node(settings.load(), gate)
+        except SettingsError as failure:
+            logger.error("routstr: %s", failure.message)
+        else:
+            chosen = self._node.settings
+            safety.outlast(max(chosen.upstream_timeout, chosen.upstream_idle_timeout))
+            if found is None:
+                ctx.master.addons.add(self._node)
+        if ctx.master.addons.get(GATE_NAME) is None:
+            ctx.master.addons.add(gate)
+        for name, meant in settings.near_misses(os.environ):
+            logger.warning("routstr: the environment variable %s is none of ours; did you mean %s?", name, meant)
+        os.environ.pop("NSEC", None)
+
+    def configure(self, updated: set[str]) -> None:
+        """Refuses unsafe options: at start by ending with their names, later by undoing the change."""
+        node = self._node
+        if node is not None and "mode" in updated and list(ctx.options.mode) == ["regular"]:
+            base = node.settings.upstream_base_url
+            if base:
+                ctx.options.update(mode=[safety.mode_from(base)])
+        problem = safety.problem()
+        if problem is None:
+            return
+        if node is not None and node.parts is not None:
+            raise exceptions.OptionsError(problem)
+        logger.error("routstr: %s", problem)
+
+    async def running(self) -> None:
+        """Builds the node; an operator's mistake ends the start with words, not with a traceback."""
+        node = self._node
+        if node is None or node.parts is not None or safety.problem() is not None:
+            return
+        target = _target(node)
+        try:
+            await node.start(target)
+        except Failure as failure:
+            logger.error("routstr: %s", failure.message)
+            return
+        if isinstance(ctx.master, DumpMaster):
+            safety.quiet(ctx.master)
+            _drain_on_signals(node)
+        reachable = await node.reaches(target)
+        lines = banner.lines(
+            node.settings, node.offers, listening=_listening(), upstream=target.url, reachable=reachable,
+            recovered=node.recovered,
+        )  # fmt: skip
+        print("\n".join(lines), flush=True)
+
+    # --- a request ----------------------------------------------------------------------------------
+
+    @guarded
+    def requestheaders(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
+        """The head alone: what it names is judged, what it pays with is taken out of the flow."""
+        node = self._node
+        most = node.settings.max_body_bytes if node is not None else heads.SMALL_BODY_BYTES
+        arrived = heads.read(flow, max_body_bytes=most)
+        heads.hide_secrets(flow.request)
+        if arrived.body_bytes != 0:
+            inject.limit_request_body(flow, most)
+        if node is None or node.parts is None:
+            return None  # the gate answers
+        refused = self._refused_by_head(node, arrived)
+        if refused is not None and not arrived.reads_small_body:
+            return self._refuse(flow, arrived, refused, now=True)
+        node.arrivals[flow.id] = arrived
+        return None
+
+    @guarded
+    async def request(self, flow: http.HTTPFlow) -> None:
+        """The whole request: answered by the node itself, or paid, rebuilt and admitted."""
+        node = self._node
+        arrived = None if node is None else node.arrivals.pop(flow.id, None)
+        if node is None or node.parts is None or arrived is None or flow.response is not None:
+            return
+        if flow.request.raw_content:
+            inject.unlimit(flow)
+        body = flow.request.raw_content or b""
+        if is_secret(arrived.path):
+            flow.request.raw_content = b""
+        try:
+            await self._serve(node, flow, arrived, body)
+        except Failure as failure:
+            await self._refuse(flow, arrived, failure, now=False)
+
+    async def _serve(self, node: Node, flow: http.HTTPFlow, arrived: Arrival, body: bytes) -> None:
+        refused = self._refused_by_head(node, arrived, body_read=True)
+        if refused is not None:
+            raise refused
+        caller = self._caller(node, arrived)
+        if arrived.method == "OPTIONS":
+            flow.response = _preflight(node, arrived, caller)
+            return
+        given = credentials.read(list(arrived.secrets))
+        handler = node.running.api.route(arrived.method, arrived.path)
+        if handler is not None:
+            if is_secret(arrived.path):
+                _no_single_payment(given)
+            call = Call(
+                arrived.method, arrived.path, arrived.query, body, given, _texts(arrived), caller
+            )
+            return await self._answer(flow, arrived, await handler(call))
+        family = metering.family_of(arrived.path)
+        assert family is not None
+        _no_single_payment(given)
+        await self._sell(node, flow, arrived, family, given, body, caller)
+
+    def _refused_by_head(self, node: Node, arrived: Arrival, *, body_read: bool = False) -> Failure | None:
+        """Why a request is refused whatever its body says; None: go on."""
+        if node.draining:
+            return Overloaded("This node is stopping; try again in a moment.")
+        if arrived.refused is not None:
+            return arrived.refused
+        if arrived.method == "OPTIONS" or node.running.api.route(arrived.method, arrived.path) is not None:
+            return None
+        if arrived.method != "POST" or metering.family_of(arrived.path) is None:
+            return PathNotFound("Nothing is offered at this path; GET /v1/info and GET /v1/models tell what is.")
+        if not arrived.secrets and not body_read and not arrived.reads_small_body:
+            return _payment_required(_least_of(node, node.offers.dearest()))
+        return None
+
+    # --- a paid one ---------------------------------------------------------------------------------
+
+    async def _sell(
+        self, node: Node, flow: http.HTTPFlow, arrived: Arrival, family: Family, given: Credentials, body: bytes,
+        caller: Caller,
+    ) -> None:  # fmt: skip
+        """Order, payer, hold, the upstream's request, admission: in this order, and nothing is forwarded
+        before the last."""
+        order = orders.read(family, body, node.offers, node.settings)
+        payer = await self._payer(node, given, order)
+        paid, fitted = await self._hold(node, arrived, order, payer)
+        try:
+            payment = self._prepare(node, flow, arrived, order, paid, fitted, caller)
+        except BaseException:
+            node.release_unadmitted(paid)
+            raise
+        node.admit(payment)
+
+    async def _payer(self, node: Node, given: Credentials, order: Order) -> Credential:
+        cashier = node.running.cashier
+        found = cashier.find(given)
+        if found is None:
+            raise _payment_required(order.least_msat)
+        if isinstance(found, Presented):
+            if node.upstream_is_down():
+                raise UpstreamError("The upstream of this node does not answer at the moment; nothing was taken.")
+            found = await cashier.open(found, least_msat=order.least_msat)
+        else:
+            await cashier.note_use(found)
+        cashier.check_expiry(found)
+        return found
+
+    async def _hold(
+        self, node: Node, arrived: Arrival, order: Order, payer: Credential
+    ) -> tuple[PaidRequest, orders.Fitted]:
+        """A hold that the balance affords; when others took from it in between, fitted again."""
+        available, parts = payer.available_msat, node.running
+        for attempt in range(HOLD_TRIES):
+            fitted = order.fit(available)
+            hold = functools.partial(
+                parts.books.hold, arrived.request_id, payer.account, fitted.hold_msat, worker=parts.worker.id
+            )
+            try:
+                left = await patiently(hold)
+            except InsufficientBalance as short:
+                if attempt == HOLD_TRIES - 1:
+                    raise
+                available = short.available_msat
+            else:
+                break
+        paid = PaidRequest(
+            id=arrived.request_id,
+            account=payer.account,
+            family=order.family,
+            model=order.offer.id,
+            price=order.offer.price,
+            hold_msat=fitted.hold_msat,
+            available_msat=left,
+            minimum_msat=order.minimum_msat,
+            input_bound=order.bounds.input_tokens,
+            output_bound=fitted.output_tokens,
+            body_bytes=len(order.raw),
+            stream=order.stream,
+            hide_usage=order.hide_usage,
+            wants_receipt=(arrived.text(b"x-routstr-receipt") or "").lower() != "none",
+            started_ms=time.time_ns() // 1_000_000,
+        )
+        return paid, fitted
+
+    def _prepare(
+        self, node: Node, flow: http.HTTPFlow, arrived: Arrival, order: Order, paid: PaidRequest,
+        fitted: orders.Fitted, caller: Caller,
+    ) -> Payment:  # fmt: skip
+        """The upstream's request in place of the client's: its own bytes, its own headers, its credential."""
+        target = node.running.upstream
+        body = orders.sent_body(order, fitted)
+        fields = upstream.request_headers(target, list(arrived.headers.items()), len(body))
+        data = flow.request.data
+        data.method, data.authority, data.trailers = b"POST", b"", None
+        data.path = target.path(order.family.path).encode()
+        data.headers = http.Headers(fields)
+        data.content = body
+        told = [(b"X-Routstr-Max-Tokens", b"%d" % cap)] if (cap := orders.told_cap(order, fitted)) else []
+        if order.dropped:
+            names = ", ".join(name[:64] for name in order.dropped[:20])
+            told.append((b"X-Routstr-Dropped-Params", names.encode("ascii", "replace")))
+        return Payment(paid, flow, caller, told, node.settings.btc_usd, waiting_since=time.monotonic())
+
+    # --- its answer ---------------------------------------------------------------------------------
+
+    @guarded
+    def responseheaders(self, flow: http.HTTPFlow) -> None:
+        """The head of the upstream's answer. An interim answer would swallow the real one: it is ended."""
+        payment = None if self._node is None else self._node.payments.get(flow.id)
+        if self._node is None or payment is None or flow.response is None:
+            return
+        flow.request.headers.pop("authorization", None)
+        if flow.response.status_code < 200:
+            flow.kill()
+        else:
+            delivery.begin(payment, flow.response, most_bytes=self._node.settings.max_buffer_bytes)
+
+    @guarded
+    async def response(self, flow: http.HTTPFlow) -> None:
+        """The upstream's end: booked before the client's."""
+        payment = None if self._node is None else self._node.take(flow)
+        if self._node is None or payment is None or flow.response is None:
+            return
+        if payment.delivered:
+            await self._node.close(payment, "complete")
+        elif flow.response.status_code == 200:
+            delivery.measure(payment, flow.response)
+            await self._node.close(payment, "complete")
+            delivery.tell(payment, flow.response)
+        else:
+            await self._node.close(payment, "upstream_failed")
+            if delivery.is_hidden(flow.response.status_code):
+                logger.warning("routstr: the upstream answered %d: is its credential right?", payment.status)
+                flow.response = replies.error(delivery.failure(payment), payment.caller)
+
+    @guarded
+    async def error(self, flow: http.HTTPFlow) -> None:
+        """A flow that ended badly: the hold is closed, and where nothing was sent yet, the client is told."""
+        node = self._node
+        flow.request.headers.pop("authorization", None)
+        if node is None:
+            return
+        arrived = node.arrivals.pop(flow.id, None)
+        payment = node.take(flow)
+        if payment is None:
+            if arrived is not None and flow.error is not None and "body_size_limit" in flow.error.msg:
+                failure = heads.body_too_large(node.settings.max_body_bytes)
+                await inject.answer(flow, replies.error(failure, self._caller(node, arrived)))
+            return
+        end = payment.end()
+        await node.close(payment, end)
+        if not payment.delivered and end != "client_left":
+            node.note_upstream_failure(flow)
+            await inject.answer(flow, replies.error(delivery.failure(payment), payment.caller))
+
+    # --- answering ----------------------------------------------------------------------------------
+
+    def _caller(self, node: Node, arrived: Arrival) -> Caller:
+        return Caller(arrived.request_id, node.running.cors.headers(arrived.text(b"origin")))
+
+    async def _answer(
+        self, flow: http.HTTPFlow, arrived: Arrival, response: http.Response, *, secret: bool = False, now: bool = False
+    ) -> None:
+        """An answer of our own. One that holds a secret goes to the client around the flow."""
+        if arrived.method == "HEAD":
+            response = replies.without_body(response)
+        if now or secret or is_secret(arrived.path):
+            await inject.answer(flow, response)
+            flow.kill()
+        else:
+            flow.response = response
+
+    async def _refuse(self, flow: http.HTTPFlow, arrived: Arrival, failure: Failure, *, now: bool) -> None:
+        """A failure, told. A single payment's token was not touched: the client has it back."""
+        node = self._node
+        caller = Caller(arrived.request_id, ()) if node is None else self._caller(node, arrived)
+        extra: Sequence[tuple[str, str]] = ()
+        token = next((v for k, v in arrived.secrets if k == b"x-cashu"), None)
+        if token is not None and len(token) <= replies.ECHO_LIMIT:
+            extra = [("x-cashu", token.decode("latin-1"))]
+        elif isinstance(failure, PaymentRequired) and node is not None:
+            extra = [("x-cashu", _payment_request(node, failure))]
+        response = replies.error(failure, caller, extra=extra)
+        await self._answer(flow, arrived, response, secret=token is not None, now=now)
+
+    async def broke(self, flow: http.HTTPFlow, hook: str, error: BaseException) -> None:
+        """A bug of ours. Logged by its type and place, for its words could hold a secret."""
+        place = error.__traceback__
+        while place is not None and place.tb_next is not None:
+            place = place.tb_next
+        where = "?" if place is None else f"{Path(place.tb_frame.f_code.co_filename).name}:{place.tb_lineno}"
+        logger.warning("routstr: %s in %s at %s; answered 503", type(error).__name__, hook, where)
+        node = self._node
+        payment = None if node is None else node.take(flow)
+        if node is not None and payment is not None:
+            await node.close(payment, "upstream_failed")
+        failure = InternalError("Something went wrong inside this node; nothing was charged. Try again in a moment.")
+        response = replies.error(failure, Caller(flow.id, ()) if payment is None else payment.caller)
+        if hook in ("requestheaders", "request") or (hook == "response" and flow.response and not flow.response.stream):
+            flow.response = response
+        elif hook == "responseheaders":
+            await inject.answer(flow, response)
+            flow.kill()
+
+
+# --- small decisions --------------------------------------------------------------------------------
+
+
+def _no_single_payment(given: Credentials) -> None:
+    if given.single_payment is not None:
+        raise UnsupportedParameter(
+            "Single payments (X-Cashu) are not offered here yet; the token was not touched. Send it as "
+            "Authorization: Bearer instead: it opens an account, and what is left can be refunded.",
+            param="X-Cashu",
+        )
+
+
+def _payment_required(amount_msat: int) -> PaymentRequired:
+    return PaymentRequired(
+        f"This node is paid per request: send a Cashu token of at least {units_needed(amount_msat, 'sat')} sat as "
+        "Authorization: Bearer cashuB… (it opens an account, and the rest stays yours), or the account's sk- key.",
+        amount_required_msat=amount_msat,
+    )
+
+
+def _payment_request(node: Node, failure: PaymentRequired) -> str:
+    amount = failure.fields.get("amount_required_msat")
+    sats = units_needed(amount, "sat") if isinstance(amount, int) else 1
+    return tokens.payment_request(sats, "sat", node.settings.cashu_mints)
+
+
+def _least_of(node: Node, offer: Offer | None) -> int:
+    """For a request that is not read: the least that serves the shortest question to the dearest model."""
+    if offer is None:
+        return 1000
+    return orders.smallest(offer, node.settings)
+
+
+def _preflight(node: Node, arrived: Arrival, caller: Caller) -> http.Response:
+    asked = arrived.text(b"access-control-request-headers") or ""
+    headers = node.running.cors.preflight(arrived.text(b"origin"), asked)
+    return replies.answer(204, None, Caller(caller.request_id, headers))
+
+
+def _texts(arrived: Arrival) -> dict[str, str]:
+    return {k.decode("latin-1"): v.decode("latin-1").strip() for k, v in arrived.headers.items()}
+
+
+def _target(node: Node) -> upstream.Upstream:
+    """The upstream of the one reverse mode."""
+    proxyserver: Any = ctx.master.addons.get("proxyserver")
+    (server,) = list(proxyserver.servers)
+    host, port = server.mode.address
+    chosen = node.settings
+    key = chosen.upstream_api_key.get_secret_value()
+    return upstream.upstream_of(server.mode.scheme, host, port, base_url=chosen.upstream_base_url, api_key=key)
+
+
+def _listening() -> list[str]:
+    proxyserver: Any = ctx.master.addons.get("proxyserver")
+    found = proxyserver.listen_addrs()
+    return [f"http://{'[' + a[0] + ']' if ':' in a[0] else a[0]}:{a[1]}" for a in found]
+
+
+def _drain_on_signals(node: Node) -> None:
+    """The first SIGTERM or SIGINT drains, a second ends at once."""
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        if node.draining:
+            ctx.master.shutdown()
+            return
+        node.keep(_drain(node))
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+
+
+async def _drain(node: Node) -> None:
+    ctx.options.update(server=False)
+    await node.drain()
+    ctx.master.shutdown()
+
+
+addons = [Routstr()]

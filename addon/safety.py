@@ -6,12 +6,11 @@ operator may have set on purpose are refused by name; the rest is set to what is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from mitmproxy import ctx
 
-from addon.errors import SettingsError
 from addon.inject import set_idle_timeout
 
 SECONDS_BEYOND: Final = 120
@@ -34,6 +33,13 @@ _REFUSED: Final[Mapping[str, str]] = {
     "store_streamed_bodies": "whole answers would be kept in memory",
     "keep_host_header": "a client would choose the Host that the upstream sees",
 }
+_REMOVED: Final = frozenset(
+    (
+        *("anticache", "anticomp", "browser", "comment", "cut", "disable_h2c", "export", "maplocal", "mapremote"),
+        *("modifybody", "modifyheaders", "onboarding", "savehar", "serverplayback", "stickyauth", "stickycookie"),
+        *("stripdnshttpsrecords", "upstreamauth"),
+    )
+)
 _SET: Final[Mapping[str, Any]] = {
     "connection_strategy": "lazy",
     "http2": False,
@@ -95,16 +101,9 @@ def outlast(timeouts_s: float) -> None:
     set_idle_timeout(int(timeouts_s) + SECONDS_BEYOND)
 
 
-def quiet(master: Any, keep: Callable[[str], bool]) -> None:
-    """Removes built-in addons that a gateway never uses: each costs every request."""
+def quiet(master: Any) -> None:
+    """Removes built-in addons that would act after admission, or that a gateway never uses: each costs every
+    request. mitmweb and the console keep theirs, for people who look."""
     for addon in list(master.addons.chain):
-        name = getattr(addon, "name", type(addon).__name__.lower())
-        if not keep(name):
+        if getattr(addon, "name", type(addon).__name__.lower()) in _REMOVED:
             master.addons.remove(addon)
-
-
-def refuse() -> None:
-    """Raises SettingsError if an option is unsafe."""
-    found = problem()
-    if found is not None:
-        raise SettingsError(found)

@@ -1,0 +1,111 @@
+"""From what was metered to what is booked: the ladder for missing figures, and the settlement. Pure.
+
+Missing usage is never free and never silently the maximum. The rung that decided is on the receipt:
+`reported`, `partial` (figures before a cut), `timings` (llama.cpp), `counted` (what was delivered, and the
+input estimated from its bytes), `reserved` (the hold: nothing at all could be seen).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from addon.ledger import End, Settlement
+from addon.metering import Family, Metered
+from addon.pricing import Charge, Price, Tokens, charge
+
+INPUT_BYTES_PER_TOKEN: Final = 3
+OUTPUT_BYTES_PER_TOKEN: Final = 4
+"""For counting: ordinary text has about four bytes a token, and a body's JSON some more around it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PaidRequest:
+    """The facts of one paid request, fixed with its hold. `available_msat`: of the account, once held."""
+
+    id: str
+    account: str
+    family: Family
+    model: str
+    price: Price
+    hold_msat: int
+    available_msat: int
+    minimum_msat: int
+    input_bound: int
+    output_bound: int
+    body_bytes: int
+    stream: bool
+    hide_usage: bool
+    wants_receipt: bool
+    started_ms: int
+
+    def remaining_msat(self, cost_msat: int) -> int:
+        """What is left as of the hold, less this request's cost."""
+        return self.available_msat + self.hold_msat - cost_msat
+
+
+def bill(
+    paid: PaidRequest, metered: Metered | None, *, end: End, status: int, first_byte_ms: int | None, ended_ms: int
+) -> Settlement:
+    """The settlement of a request that ended. `metered` None: no answer to charge for came."""
+    tokens, source = _tokens(paid, metered, end)
+    cost = Charge(0, 0) if tokens is None else _charge(paid, tokens, source)
+    return Settlement(
+        id=paid.id,
+        account=paid.account,
+        model=paid.model,
+        path=paid.family.path,
+        stream=paid.stream,
+        status=status,
+        end=end,
+        hold_msat=paid.hold_msat,
+        input_msat=cost.input_msat,
+        output_msat=cost.output_msat,
+        shortfall_msat=cost.shortfall_msat,
+        usage_source=source,
+        input_tokens=None if tokens is None else tokens.input,
+        output_tokens=None if tokens is None else tokens.output,
+        usage=None if metered is None else metered.raw_usage,
+        started_ms=paid.started_ms,
+        first_byte_ms=first_byte_ms,
+        ended_ms=ended_ms,
+    )
+
+
+def _tokens(paid: PaidRequest, metered: Metered | None, end: End) -> tuple[Tokens | None, str]:
+    """What is paid for, and which rung of the ladder said so; None: nothing."""
+    if metered is None:
+        return (None, "none") if end != "client_left" else (_counted(paid, 0, None), "counted")
+    usage = metered.usage
+    if usage is None and metered.failed and not metered.text_bytes:
+        return None, "none"  # the upstream failed before any content
+    if not metered.readable:
+        return Tokens(paid.input_bound, paid.output_bound), "reserved"
+    if usage is not None and usage.input is not None and usage.output is not None:
+        whole = Tokens(usage.input, usage.output, usage.cached_input, usage.cache_write, usage.reasoning)
+        return whole, metered.source
+    if not metered.delivered_bytes and end != "client_left":
+        return None, "none"
+    made = usage.output if usage is not None and usage.output is not None else _output_counted(paid, metered)
+    return _counted(paid, made, None if usage is None else usage.input), "counted"
+
+
+def _counted(paid: PaidRequest, output_tokens: int, input_tokens: int | None) -> Tokens:
+    estimated = max(1, -(-paid.body_bytes // INPUT_BYTES_PER_TOKEN))
+    return Tokens(min(paid.input_bound, estimated) if input_tokens is None else input_tokens, output_tokens)
+
+
+def _output_counted(paid: PaidRequest, metered: Metered) -> int:
+    """Each delta is a token at least; where servers send several in one, the text's bytes tell more."""
+    if not paid.family.has_output:
+        return 0
+    by_text = -(-metered.text_bytes // OUTPUT_BYTES_PER_TOKEN)
+    deltas = metered.deltas if metered.is_stream else 0
+    return min(paid.output_bound, max(by_text, min(deltas, metered.text_bytes)))
+
+
+def _charge(paid: PaidRequest, tokens: Tokens, source: str) -> Charge:
+    if source == "reserved":
+        inputs = charge(paid.price, Tokens(tokens.input, 0), hold_msat=paid.hold_msat, minimum_msat=paid.minimum_msat)
+        return Charge(inputs.total_msat, paid.hold_msat - inputs.total_msat)
+    return charge(paid.price, tokens, hold_msat=paid.hold_msat, minimum_msat=paid.minimum_msat)

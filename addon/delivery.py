@@ -1,0 +1,126 @@
+"""The upstream's answer on its way to the client: what passes of its head, and the bytes through the meter.
+
+The client sees what the upstream said, at once; behind a stream's last byte comes the receipt, made of
+figures alone. The functions that mitmproxy calls for every chunk never raise and never return b"".
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+
+from mitmproxy import http
+
+from addon import metering, replies
+from addon.errors import Failure, UpstreamError, UpstreamTimeout
+from addon.inject import StreamFunction, stream_when_large
+from addon.metering import Meter
+from addon.payment import Payment
+from addon.upstream import response_headers
+
+logger = logging.getLogger("routstr")
+
+
+def begin(payment: Payment, response: http.Response, *, most_bytes: int) -> None:
+    """The head of an answer: rewritten, and the way its body will go decided."""
+    payment.status = response.status_code
+    payment.first_byte_ms = time.time_ns() // 1_000_000
+    payment.waiting_since = time.monotonic()
+    passed = response_headers(response.data.headers.fields)
+    ours = [(k.encode(), v.encode("latin-1", "replace")) for k, v in payment.caller.headers]
+    response.data.headers = http.Headers([*passed, *ours, *payment.told])
+    if response.status_code != 200:
+        stream_when_large(payment.flow, most_bytes, lambda: _pass_on)
+    elif _is_live(payment, response):
+        _go_live(payment, response)
+    else:
+        stream_when_large(payment.flow, most_bytes, functools.partial(_meter_late, payment, response))
+
+
+def measure(payment: Payment, response: http.Response) -> None:
+    """A whole answer in hand: metered."""
+    body = response.raw_content or b""
+    payment.metered = metering.measure(payment.paid.family, body, content_encoding=_encoding(response))
+
+
+def tell(payment: Payment, response: http.Response) -> None:
+    """The receipt on a whole answer, once it is settled."""
+    end = payment.settle("complete")
+    left = payment.paid.remaining_msat(end.cost_msat)
+    told = replies.receipt_headers(end, remaining_msat=left, btc_usd=payment.btc_usd)
+    response.data.headers.fields = (*response.data.headers.fields, *told)
+
+
+def is_hidden(status: int) -> bool:
+    """The operator's credential, or a redirect: not the client's business, and not its fault."""
+    return status in (401, 402, 403) or 300 <= status < 400
+
+
+def failure(payment: Payment) -> Failure:
+    """What a client is told of an upstream that failed it."""
+    if payment.timed_out:
+        return UpstreamTimeout("The upstream of this node did not answer in time; nothing was charged.")
+    return UpstreamError("The upstream of this node failed; nothing was charged. Try again, or another model.")
+
+
+def _is_live(payment: Payment, response: http.Response) -> bool:
+    """Whether the answer goes on as it comes: an event stream, or asked to be one and not told to be whole."""
+    kind = response.headers.get("content-type", "").lower()
+    whole_json = "json" in kind and "content-length" in response.headers
+    return "event-stream" in kind or (payment.paid.stream and not whole_json)
+
+
+def _go_live(payment: Payment, response: http.Response) -> None:
+    paid = payment.paid
+    payment.meter = Meter(paid.family, content_encoding=_encoding(response), hide_usage=paid.hide_usage)
+    if paid.hide_usage or paid.family.appends:
+        _unframe(response, payment.flow.request.http_version)
+    response.headers["x-accel-buffering"] = "no"
+    response.stream = functools.partial(_flow, payment)
+
+
+def _unframe(response: http.Response, client_version: str) -> None:
+    """More or fewer bytes will come than the upstream announced."""
+    response.headers.pop("content-length", None)
+    response.headers.pop("transfer-encoding", None)
+    if client_version == "HTTP/1.1":
+        response.headers["transfer-encoding"] = "chunked"
+        response.http_version = "HTTP/1.1"
+
+
+def _meter_late(payment: Payment, response: http.Response) -> StreamFunction:
+    """An answer too large to hold: it goes on as it is, metered; its receipt is asked for afterwards."""
+    payment.meter = Meter(payment.paid.family, content_encoding=_encoding(response))
+    return functools.partial(_flow, payment)
+
+
+def _flow(payment: Payment, chunk: bytes) -> bytes | list[bytes]:
+    """Called for each chunk, and with b"" at the end."""
+    assert payment.meter is not None
+    if chunk:
+        payment.waiting_since = time.monotonic()
+        return payment.meter.feed(chunk)
+    rest = payment.meter.end()
+    try:
+        rest += _receipt(payment)
+    except Exception as error:
+        logger.warning("routstr: a stream's receipt could not be made: %s", type(error).__name__)
+    return rest or []
+
+
+def _receipt(payment: Payment) -> bytes:
+    metered, paid = payment.measured(), payment.paid
+    if metered is None or not (metered.is_stream and paid.family.appends and paid.wants_receipt):
+        return b""
+    end = payment.settle("complete")
+    left = paid.remaining_msat(end.cost_msat)
+    return metering.receipt_event(metered, replies.receipt(end, remaining_msat=left, btc_usd=payment.btc_usd))
+
+
+def _pass_on(chunk: bytes) -> bytes | list[bytes]:
+    return chunk or []
+
+
+def _encoding(response: http.Response) -> str:
+    return response.headers.get("content-encoding", "").strip().lower()

@@ -1,0 +1,149 @@
+"""What a request asks for, and what may be sent for it: body, model, bounds, cap. Pure.
+
+An order is made once. Its hold is fitted to the balance; the bytes that go upstream follow from both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from addon.errors import ModelNotFound
+from addon.metering import Family, admitted
+from addon.offers import Offer, Offers
+from addon.pricing import Bounds, Cap, Fitted, asked_cap, bounds_of, fit, least
+from addon.settings import Settings
+from addon.upstream import parse_body, serialise
+
+_TEXT_PARTS = ("text", "input_text", "refusal")
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One parsed request. `body` holds only fields that may pass; `raw` is what the client sent."""
+
+    family: Family
+    offer: Offer
+    body: Mapping[str, Any] = field(repr=False)
+    raw: bytes = field(repr=False)
+    cap: Cap
+    bounds: Bounds
+    dropped: tuple[str, ...]
+    minimum_msat: int
+    min_output: int
+
+    @property
+    def stream(self) -> bool:
+        return self.body.get("stream") is True
+
+    @property
+    def hide_usage(self) -> bool:
+        """Whether the usage event of the stream exists only because we ask for it."""
+        options = self.body.get("stream_options") or {}
+        return self.stream and self.family.asks_usage and options.get("include_usage") is not True
+
+    @property
+    def least_msat(self) -> int:
+        """The smallest acceptable hold."""
+        return least(
+            self.offer.price, self.bounds, min_output=self.min_output, minimum_msat=self.minimum_msat
+        )
+
+    def fit(self, available_msat: int) -> Fitted:
+        """The hold for a balance. Raises InsufficientBalance."""
+        return fit(
+            self.offer.price,
+            self.bounds,
+            available_msat=available_msat,
+            min_output=self.min_output,
+            minimum_msat=self.minimum_msat,
+        )
+
+
+def read(family: Family, raw: bytes, offers: Offers, settings: Settings) -> Order:
+    """The order that a body is. Raises InvalidJson, InvalidParameter, UnsupportedParameter, ModelNotFound,
+    RateUnavailable."""
+    parsed = parse_body(raw)
+    model = parsed.get("model")
+    if not isinstance(model, str) or not model:
+        raise ModelNotFound("The body must name a model; GET /v1/models lists those on sale.")
+    offer = offers.find(model)
+    body, dropped = admitted(parsed, family.fields, family.caps, settings.unknown_fields)
+    cap = asked_cap(body, family.caps)
+    bounds = bounds_of(
+        offer.model,
+        cap,
+        body_bytes=len(raw),
+        has_output=family.has_output,
+        unseen_input=_has_unseen_input(body),
+        self_bounded=offer.self_bounded,
+        default_context=settings.default_context_length,
+        min_output=settings.min_output_tokens,
+    )
+    return Order(
+        family, offer, body, raw, cap, bounds, dropped, settings.min_request_msat, settings.min_output_tokens
+    )
+
+
+def sent_body(order: Order, fitted: Fitted) -> bytes:
+    """The bytes that go upstream: the client's own when nothing had to change."""
+    body = dict(order.body)
+    _write_cap(body, order, fitted.output_tokens)
+    if not order.stream:
+        body.pop("stream_options", None)
+    elif order.family.asks_usage:
+        body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
+        body["stream_options"] = {k: v for k, v in body["stream_options"].items() if k in _STREAM_OPTIONS}
+    unchanged = not order.dropped and body == order.body
+    return order.raw if unchanged else serialise(body)
+
+
+_STREAM_OPTIONS = ("include_usage", "include_obfuscation")
+
+
+def told_cap(order: Order, fitted: Fitted) -> int | None:
+    """The cap that was sent, where the client must be told: lower than it asked, or lowered for its balance."""
+    lowered = fitted.output_tokens < (order.cap.asked or order.bounds.output_tokens)
+    return fitted.output_tokens if order.family.has_output and lowered else None
+
+
+def _write_cap(body: dict[str, Any], order: Order, output_tokens: int) -> None:
+    """One cap, under the client's own name for it; what was held is what is written."""
+    if not order.family.has_output:
+        return
+    lowered = output_tokens < order.bounds.output_tokens
+    if order.cap.asked is None and not order.bounds.must_cap and not lowered:
+        return
+    name = order.cap.fields[0] if len(order.cap.fields) == 1 else order.family.caps[0]
+    for alias in order.cap.fields:
+        body.pop(alias, None)
+    body[name] = output_tokens
+
+
+def _has_unseen_input(body: Mapping[str, Any]) -> bool:
+    """Whether the messages refer to what the body's own bytes do not bound: images, audio, files."""
+    messages = body.get("messages")
+    for message in messages if isinstance(messages, list) else ():
+        content = message.get("content") if isinstance(message, dict) else None
+        for part in content if isinstance(content, list) else ():
+            if isinstance(part, dict) and part.get("type") not in _TEXT_PARTS:
+                return True
+    return False
+
+
+def smallest(offer: Offer, settings: Settings) -> int:
+    """The least hold (msat) of the shortest question to a model: for a 402 to a request that is not read."""
+    bounds = bounds_of(
+        offer.model,
+        Cap((), None),
+        body_bytes=0,
+        has_output=True,
+        unseen_input=False,
+        self_bounded=offer.self_bounded,
+        default_context=settings.default_context_length,
+        min_output=settings.min_output_tokens,
+    )
+    return least(
+        offer.price, bounds, min_output=settings.min_output_tokens, minimum_msat=settings.min_request_msat
+    )

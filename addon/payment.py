@@ -1,0 +1,69 @@
+"""One paid request on its way: the frozen facts, and what is learnt of its answer."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from decimal import Decimal
+
+from mitmproxy import http
+
+from addon.billing import PaidRequest, bill
+from addon.ledger import End, Settlement
+from addon.metering import Meter, Metered
+from addon.replies import Caller
+
+
+@dataclass(slots=True)
+class Payment:
+    """Kept by the node, taken out once: whoever takes it closes it.
+
+    `told`: headers that tell what was changed in the request. `waiting_since`: monotonic time of the
+    admission, or of the last byte. `delivered`: some of the answer is with the client.
+    """
+
+    paid: PaidRequest
+    flow: http.HTTPFlow
+    caller: Caller
+    told: list[tuple[bytes, bytes]]
+    btc_usd: Decimal | None
+    waiting_since: float
+    meter: Meter | None = None
+    metered: Metered | None = None
+    settlement: Settlement | None = None
+    status: int = 0
+    first_byte_ms: int | None = None
+    timed_out: bool = False
+
+    @property
+    def delivered(self) -> bool:
+        return self.meter is not None
+
+    def measured(self) -> Metered | None:
+        """What the meter says, asked for once, at the end."""
+        if self.metered is None and self.meter is not None:
+            self.metered = self.meter.finish()
+        return self.metered
+
+    def settle(self, end: End) -> Settlement:
+        """The settlement, made once: what the client is told is what is booked."""
+        if self.settlement is None:
+            self.settlement = bill(
+                self.paid,
+                self.measured(),
+                end=end,
+                status=self.status,
+                first_byte_ms=self.first_byte_ms,
+                ended_ms=time.time_ns() // 1_000_000,
+            )
+        return self.settlement
+
+    def end(self) -> End:
+        """How a flow that ended in `error` ended: who left first?"""
+        metered = self.measured()
+        if metered is not None and metered.complete:
+            return "complete"
+        error = self.flow.error
+        if error is not None and error.msg == "Client disconnected.":
+            return "client_left"
+        return "cut" if self.delivered else "upstream_failed"
