@@ -18,9 +18,9 @@ from addon.ledger.schema import Store
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One place where the books do not prove."""
+    """One place where the books do not prove. `check` is the invariant's name."""
 
-    rule: str
+    check: str
     what: str
 
 
@@ -108,17 +108,17 @@ SELECT mint, unit, SUM(owed), SUM(held) FROM sums GROUP BY mint, unit ORDER BY m
 
 def balances_are_entries(db: Database) -> list[Finding]:
     """1. Each balance is the sum of its account's entries."""
-    return _findings(db, "balance = Σ entries", _BALANCES)
+    return _findings(db, "balances_are_entries", _BALANCES)
 
 
 def held_is_open_holds(db: Database) -> list[Finding]:
     """2. What is held is the sum of the open holds, and never more than the balance."""
-    return _findings(db, "held = Σ open holds ≤ balance", _HOLDS)
+    return _findings(db, "held_is_open_holds", _HOLDS)
 
 
 def booked_once(db: Database) -> list[Finding]:
     """3. Every token and refund is booked exactly once, at its own amount."""
-    return [f for sql in _ONCE for f in _findings(db, "each cause booked once", sql)]
+    return [f for sql in _ONCE for f in _findings(db, "booked_once", sql)]
 
 
 def solvent(db: Database) -> list[Finding]:
@@ -126,7 +126,7 @@ def solvent(db: Database) -> list[Finding]:
     short = [s for s in solvency(db) if s.surplus_msat < 0]
     return [
         Finding(
-            "owed ≤ coins in hand",
+            "solvent",
             f"{s.purse.mint} ({s.purse.unit}): owed {s.owed_msat} msat, coins {s.held_msat} msat",
         )
         for s in short
@@ -135,7 +135,7 @@ def solvent(db: Database) -> list[Finding]:
 
 def charges_are_costs(db: Database) -> list[Finding]:
     """5. What was charged is what clients were told, request by request and account by account."""
-    return [f for sql in _CHARGES for f in _findings(db, "Σ charges = Σ costs told", sql)]
+    return [f for sql in _CHARGES for f in _findings(db, "charges_are_costs", sql)]
 
 
 def solvency(db: Database) -> list[Solvency]:

@@ -114,6 +114,10 @@ class Journal:
         """Every swap whose outcome is not booked, oldest first: what a start has to drive on."""
         return self._select("state = 'sent' ORDER BY created_at", ())
 
+    def open_swaps_of(self, *, account: str | None = None, cause: str | None = None) -> list[Swap]:
+        """The open swaps that bring an account its money, or that pay one refund."""
+        return self._select("state = 'sent' AND (account = ? OR cause = ?)", (account, cause))
+
     def open(self, new: NewSwap) -> Swap:
         """Writes the intent: counters lent, inputs claimed, row `sent`, in one transaction.
 
@@ -160,6 +164,16 @@ class Journal:
             if reuse_counters:
                 self._return(swap)
         return True
+
+    def lose(self, ys: Sequence[str]) -> None:
+        """Own coins that the mint holds spent, though no swap or refund here spent them."""
+        with self._store.transaction():
+            self._proofs.lose(ys)
+
+    def keyset_mints(self) -> dict[str, str]:
+        """Which mint each keyset was first dealt with at."""
+        rows = self._execute("SELECT keyset, mint, MIN(created_at) FROM swaps WHERE state = 'done' GROUP BY keyset")
+        return {keyset: mint for keyset, mint, _ in rows}
 
     def still_opened_by_token(self, account: str, token_hash: str) -> bool:
         """Whether a token still is a credential of its account; if so, this spelling of it is one, too."""

@@ -5,7 +5,8 @@ copy of the file spends nothing. A coin is in one place at a time:
 
     unspent ──> reserved (an open swap has it as an input) ──> spent
        │            └──> unspent (the swap was refused)  └──> lost (the mint says: spent, not by us)
-       └──> sent (inside a refund's token)
+       ├──> sent (inside a refund's token)
+       └──> lost (the same, seen before it was sent)
 
 Methods that write expect the caller's transaction: coins never move alone.
 """
@@ -28,6 +29,7 @@ _RESERVE: Final = "UPDATE proofs SET state = 'reserved', taken_by = ? WHERE Y = 
 _SEND: Final = "UPDATE proofs SET state = 'sent', taken_by = ? WHERE Y = ? AND state = 'unspent'"
 _SPENT: Final = "UPDATE proofs SET state = 'spent' WHERE taken_by = ? AND state = 'reserved'"
 _LOST: Final = "UPDATE proofs SET state = 'lost' WHERE Y = ? AND taken_by = ? AND state = 'reserved'"
+_LOST_OUTSIDE: Final = "UPDATE proofs SET state = 'lost', taken_by = 'elsewhere' WHERE Y = ? AND state = 'unspent'"
 _FREE: Final = (
     "UPDATE proofs SET state = 'unspent', taken_by = NULL WHERE taken_by = ? AND state = 'reserved'"
 )
@@ -103,6 +105,11 @@ class Proofs:
         for y in lost:
             self._execute(_LOST, (y, swap))
         self._execute(_FREE, (swap,))
+
+    def lose(self, ys: Sequence[str]) -> None:
+        """The mint says that these were spent, and nothing here spent them: another life of the seed did."""
+        for y in ys:
+            self._execute(_LOST_OUTSIDE, (y,))
 
     def _move(self, statement: str, ys: Sequence[str], taker: str) -> None:
         moved = sum(self._execute(statement, (taker, y)).rowcount for y in ys)

@@ -113,6 +113,11 @@ class Refunds:
         if done.rowcount != 1:
             raise ValueError("this refund is not open")
 
+    def find(self, refund_id: str) -> Refund | None:
+        """One refund's row."""
+        rows = self._select("FROM refunds r WHERE r.id = ?", (refund_id,))
+        return rows[0] if rows else None
+
     def open_refunds(self, account: str | None = None) -> list[Refund]:
         """Refunds that are owed, oldest first: all, or one account's."""
         where = "r.state = 'open'" + ("" if account is None else " AND r.account = ?")
