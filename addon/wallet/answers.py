@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from addon.wallet.wire import Unknown
 
 Amount = Annotated[int, Field(strict=True, gt=0, lt=1 << 63)]
-Hex = Annotated[str, Field(pattern=r"\A[0-9a-f]{2,132}\Z")]
-Point = Annotated[str, Field(pattern=r"\A0[23][0-9a-f]{64}\Z")]
+Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{2,132}$")]
+Point = Annotated[str, Field(pattern=r"^0[23][0-9a-f]{64}$")]
 ProofState = Literal["UNSPENT", "PENDING", "SPENT"]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ COOL_DOWN_S: Final = 1.0
 MOST_COOL_DOWN_S: Final = 60.0
 SHORT_ID: Final = 16
 """Characters of a version 01 id as tokens carry it (NUT-02)."""
+_KEYSET_ID: Final = re.compile(r"00[0-9a-f]{14}|01[0-9a-f]{64}")
 
 log = logging.getLogger("wallet.mints")
 
@@ -92,9 +94,7 @@ class Facts:
 class Mint:
     """One mint, asked politely. Its questions raise NoAnswer; `opened` raises what a client can be told."""
 
-    def __init__(
-        self, url: str, client: httpx.AsyncClient, claims: dict[str, str], clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, url: str, client: httpx.AsyncClient, claims: dict[str, str], clock: Callable[[], float]) -> None:
         self.url = url
         self.slots = Slots()
         self._client = client
@@ -106,23 +106,20 @@ class Mint:
         self._quiet_until = 0.0
         self._cool_down_s = COOL_DOWN_S
 
-    async def opened(self, *, again: bool = False) -> Facts:
-        """The mint's facts. Raises MintUnreachable, MintRateLimited, MintNotAccepted."""
+    async def opened(self, *, at_most_old_s: float | None = None) -> Facts:
+        """The mint's facts; asked once, or again if older. Raises MintUnreachable, MintRateLimited, MintNotAccepted."""
         try:
-            return await (self.reload() if again else self.facts())
+            return await self.facts(at_most_old_s=at_most_old_s)
         except NoAnswer as reason:
             raise out_of_reach(self.url, reason) from None
 
-    async def facts(self) -> Facts:
-        """The same for those who deal in answers; asked once. Raises NoAnswer, MintNotAccepted."""
+    async def facts(self, *, at_most_old_s: float | None = None) -> Facts:
+        """The same for those who deal in answers. Raises NoAnswer, MintNotAccepted."""
+        asked_at = self._clock()
         async with self._loading:
-            return self._facts or await self._load()
-
-    async def reload(self) -> Facts:
-        """Asked again, unless that was done a moment ago. Raises NoAnswer, MintNotAccepted."""
-        async with self._loading:
-            recent = self._clock() - self._loaded_at < RELOAD_S
-            return self._facts if self._facts and recent else await self._load()
+            if self._facts and (at_most_old_s is None or self._loaded_at >= asked_at - at_most_old_s):
+                return self._facts
+            return await self._load()
 
     async def swap(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> list[Signature]:
         """NUT-03: spends the inputs, signs the outputs, in order."""
@@ -175,14 +172,14 @@ class Mint:
         return self._facts
 
     async def _keyset(self, row: KeysetRow) -> Keyset | None:
-        if not is_unit(row.unit) or row.id[:2] not in ("00", "01"):
+        if not is_unit(row.unit) or not _KEYSET_ID.fullmatch(row.id):
             return None
         known = self._facts.keysets.get(row.id) if self._facts else None
         keys = known.keys if known else await self._keys_of(row)
         fee_ppk = row.input_fee_ppk or 0
         derived = keyset_id(keys, version=row.id[:2], unit=row.unit, expiry=row.final_expiry, fee_ppk=fee_ppk)
         if row.id != derived:
-            log.warning("keyset %r of %s is not derived from its keys: not used", row.id[:66], self.url)
+            log.warning("keyset %s of %s is not derived from its keys: not used", row.id, self.url)
             return None
         if self._claims.setdefault(row.id, self.url) != self.url:
             log.warning("keyset %s of %s belongs to another mint: not used", row.id, self.url)

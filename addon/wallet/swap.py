@@ -134,14 +134,14 @@ class Swaps:
 
     async def _drive(self, swap: Swap, mint: Mint, *, first: bool) -> Ended:
         """Until the row is closed. A fault of ours (a full disk) leaves the row open, and is tried again."""
-        for pause_s in _pauses():
+        for pause_s in pauses():
             try:
                 work = self._prepare(swap, mint)
                 ended = await (self._start(work) if first else self._recover(work, refused=False, certain=False))
                 log.info("swap %s (%s): %s", swap.id[:16], swap.purpose, ended.verdict.value)
                 return ended
             except Exception as error:
-                log.error("swap %s goes on later: %s", swap.id[:16], _place(error))
+                log.error("swap %s goes on later: %s", swap.id[:16], place(error))
             first = False
             await asyncio.sleep(pause_s)
         raise AssertionError("pauses end never")
@@ -166,15 +166,13 @@ class Swaps:
         refused = was_refused(answer, first=True)
         return await self._recover(work, refused=refused, certain=refused, reason=answer)
 
-    async def _recover(
-        self, work: _Work, *, refused: bool, certain: bool, reason: NoAnswer | None = None
-    ) -> Ended:
+    async def _recover(self, work: _Work, *, refused: bool, certain: bool, reason: NoAnswer | None = None) -> Ended:
         """Looks, and asks again with the same outputs, until the outcome is known.
 
         `refused`: the last POST did nothing. `certain`: no POST of this row can still be at work.
         """
         seen: Verdict | None = None
-        for pause_s in _pauses():
+        for pause_s in pauses():
             look = await self._look(work, refused=refused)
             if look.verdict is Verdict.EXECUTED:
                 if await self._book_restored(work, look):
@@ -231,7 +229,9 @@ class Swaps:
         keyset, swap = facts.keysets.get(work.swap.keyset), work.swap
         if keyset is None:
             raise Unknown("the mint's keyset is gone")
-        coins = [(o, _unblinded(o, signed.get(o.blinded), keyset.keys, swap.keyset, facts.proves)) for o in work.outputs]
+        coins = [
+            (o, _unblinded(o, signed.get(o.blinded), keyset.keys, swap.keyset, facts.proves)) for o in work.outputs
+        ]
         stored = [self._coins.stored(swap.purse, swap.epoch, swap.keyset, o, C, work.nonce) for o, C in coins]
         payment = self._payment(swap, stored, [Proof(swap.keyset, o.amount, o.secret, C) for o, C in coins])
         key_hash = self._key_hash(swap)
@@ -263,9 +263,7 @@ class Swaps:
             await patiently(lambda: self._journal.not_executed(swap, "spent", reuse_counters=not foreign))
         else:
             lost = [y for y, state in look.states.items() if state == "SPENT"]
-            await patiently(
-                lambda: self._journal.not_executed(swap, "refused", reuse_counters=not foreign, lost=lost)
-            )
+            await patiently(lambda: self._journal.not_executed(swap, "refused", reuse_counters=not foreign, lost=lost))
         if foreign:
             return await self._leave_epoch(work, verdict)
         return Ended(verdict, reason)
@@ -278,7 +276,8 @@ class Swaps:
         return Ended(verdict)
 
 
-def _pauses() -> Iterator[float]:
+def pauses() -> Iterator[float]:
+    """How long to wait before the next try, without end: 0.2 s, doubled up to half a minute."""
     pause_s = FIRST_PAUSE_S
     while True:
         yield pause_s
@@ -295,9 +294,7 @@ def _leading(amounts: Sequence[int], target: int) -> int:
     raise Unknown("the outputs do not begin with the refund's amount")
 
 
-def _unblinded(
-    output: Output, signature: Signature | None, keys: Mapping[int, str], keyset: str, proves: bool
-) -> str:
+def _unblinded(output: Output, signature: Signature | None, keys: Mapping[int, str], keyset: str, proves: bool) -> str:
     """The `C` of a signed output. Raises Unknown for a signature on anything but what was asked for."""
     if signature is None or signature.amount != output.amount or signature.id != keyset:
         raise Unknown("a signature is missing, or for another amount or keyset")
@@ -324,7 +321,7 @@ def _as_proof(row: Mapping[str, Any]) -> Proof:
     return Proof(row["id"], row["amount"], row["secret"], row["C"], row.get("witness"))
 
 
-def _place(error: BaseException) -> str:
+def place(error: BaseException) -> str:
     """Type and place of a fault, never its words: they may quote a secret."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:

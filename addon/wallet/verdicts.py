@@ -14,7 +14,7 @@
                                               … none signed otherwise                   REPEAT
                                               … PENDING, others signed; no answer       LOOK
     REPEAT           POST, the same outputs   signed                                    EXECUTED
-                                              a code but 11001–11004                    LOOK: was refused
+                                              a code but 11001…11004                    LOOK: was refused
                                               anything else                             LOOK
 
 Inputs are asked about first: the other way round, a swap that commits in between looks like somebody

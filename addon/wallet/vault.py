@@ -1,0 +1,73 @@
+"""The wallet's parts, put together once; and what each ask is answered by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from addon.errors import SettingsError
+from addon.ledger import FILE_NAME, WALLET_WAIT_MS, Journal, Proofs, Refunds, Reports, Store, solvency
+from addon.settings import Settings
+from addon.tokens import canonical
+from addon.treasury import Receive, Received, RefundAccount, Refunded, Welcome, wallet_home
+from addon.wallet import identity
+from addon.wallet.coins import Coins
+from addon.wallet.epochs import Epochs
+from addon.wallet.mints import Mints
+from addon.wallet.receive import Receiver
+from addon.wallet.recovery import Recovery
+from addon.wallet.refund import Refunder
+from addon.wallet.seeds import Seeds
+from addon.wallet.swap import Swaps
+from addon.wallet.wire import new_client
+
+
+class Vault:
+    """One ledger file, one node secret, and everything that moves coins between them and the mints."""
+
+    def __init__(self, settings: Settings, state_dir: Path) -> None:
+        """Opens the ledger. Raises SettingsError or InternalError, in words for the operator."""
+        secret = identity.node_secret(settings.nsec.get_secret_value(), state_dir)
+        self._npub = identity.npub(secret)
+        identity.claim(wallet_home(state_dir), self._npub)
+        self._store = Store.open(state_dir / FILE_NAME, wait_ms=WALLET_WAIT_MS, durable=True)
+        seeds, accepted = Seeds(secret), _canonical(settings.cashu_mints)
+        self._key_secret = seeds.key_secret.hex()
+        journal, proofs, refunds = Journal(self._store), Proofs(self._store), Refunds(self._store)
+        reports = Reports(self._store)
+        mints, epochs = Mints(new_client(), journal.keyset_mints()), Epochs(journal, seeds)
+        swaps = Swaps(journal, proofs, refunds, seeds, mints, epochs)
+        self._receiver = Receiver(settings.cashu_mints, journal, reports, mints, epochs, swaps)
+        self._refunder = Refunder(
+            journal, proofs, refunds, reports, Coins(seeds), mints, epochs, swaps, lambda: solvency(self._store.db)
+        )
+        self._recovery = Recovery(accepted, journal, refunds, mints, epochs, swaps, self._refunder)
+        self._recovered = 0
+
+    def start(self) -> None:
+        """Takes up what an earlier life left open. Needs the running loop."""
+        self._recovered = self._recovery.start()
+
+    def welcome(self) -> Welcome:
+        """What a proxy is told at its hello."""
+        return Welcome(npub=self._npub, key_secret=self._key_secret, recovered=self._recovered)
+
+    async def answer(self, ask: Receive | RefundAccount) -> Received | Refunded:
+        """Raises Failure."""
+        match ask:
+            case Receive():
+                return await self._receiver.receive(ask)
+            case RefundAccount():
+                return await self._refunder.refund(ask.account)
+
+    def close(self) -> None:
+        """Closes the ledger."""
+        self._store.close()
+
+
+def _canonical(mints: Sequence[str]) -> list[str]:
+    """The accepted mints as the ledger spells them. Raises SettingsError for one that is no plain address."""
+    for url in mints:
+        if canonical(url) is None:
+            raise SettingsError(f"CASHU_MINTS: {url} must be a plain web address, without user, query or fragment.")
+    return [found for url in mints if (found := canonical(url)) is not None]
