@@ -180,7 +180,7 @@ class Node:
 
     async def book(self, settlement: Settlement) -> None:
         """One booking; if the ledger cannot take it now, it is tried again until it can, or until the end."""
-        books = self.running.books
+        books = self.live().books
         try:
             await patiently(lambda: books.settle(settlement), tries=BOOK_TRIES)
         except Exception as error:
@@ -192,7 +192,7 @@ class Node:
         while settlement.id in self._unbooked:
             await asyncio.sleep(BOOK_AGAIN_S)
             with contextlib.suppress(Exception):
-                self.running.books.settle(settlement)
+                self.live().books.settle(settlement)
                 self._unbooked.pop(settlement.id, None)
 
     def release_unadmitted(self, paid: PaidRequest) -> None:
@@ -200,8 +200,7 @@ class Node:
         now_ms = time.time_ns() // 1_000_000
         self.keep(self.book(bill(paid, None, end="upstream_failed", status=0, first_byte_ms=None, ended_ms=now_ms)))
 
-    @property
-    def running(self) -> Parts:
+    def live(self) -> Parts:
         """The parts of a node that was started."""
         if self.parts is None:
             raise RuntimeError("the node is not running")
@@ -287,7 +286,7 @@ class Node:
             task.cancel()
         for settlement in list(self._unbooked.values()):
             with contextlib.suppress(Failure):
-                await patiently(lambda end=settlement: self.running.books.settle(end))  # type: ignore[misc]
+                await patiently(lambda end=settlement: self.live().books.settle(end))  # type: ignore[misc]
         await self.parts.treasury.stop()
         self._close_opened()
         self.parts = None

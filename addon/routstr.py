@@ -202,7 +202,7 @@ class Routstr:
             flow.response = _preflight(node, arrived, caller)
             return
         given = credentials.read(list(arrived.secrets))
-        handler = node.running.api.route(arrived.method, arrived.path)
+        handler = node.live().api.route(arrived.method, arrived.path)
         if handler is not None:
             if is_secret(arrived.path):
                 _no_single_payment(given)
@@ -221,7 +221,7 @@ class Routstr:
             return Overloaded("This node is stopping; try again in a moment.")
         if arrived.refused is not None:
             return arrived.refused
-        if arrived.method == "OPTIONS" or node.running.api.route(arrived.method, arrived.path) is not None:
+        if arrived.method == "OPTIONS" or node.live().api.route(arrived.method, arrived.path) is not None:
             return None
         if arrived.method != "POST" or metering.family_of(arrived.path) is None:
             return PathNotFound("Nothing is offered at this path; GET /v1/info and GET /v1/models tell what is.")
@@ -248,7 +248,7 @@ class Routstr:
         node.admit(payment)
 
     async def _payer(self, node: Node, given: Credentials, order: Order) -> Credential:
-        cashier = node.running.cashier
+        cashier = node.live().cashier
         found = cashier.find(given)
         if found is None:
             raise _payment_required(order.least_msat)
@@ -265,7 +265,7 @@ class Routstr:
         self, node: Node, arrived: Arrival, order: Order, payer: Credential
     ) -> tuple[PaidRequest, orders.Fitted]:
         """A hold that the balance affords; when others took from it in between, fitted again."""
-        available, parts = payer.available_msat, node.running
+        available, parts = payer.available_msat, node.live()
         for attempt in range(HOLD_TRIES):
             fitted = order.fit(available)
             hold = functools.partial(
@@ -303,7 +303,7 @@ class Routstr:
         fitted: orders.Fitted, caller: Caller,
     ) -> Payment:  # fmt: skip
         """The upstream's request in place of the client's: its own bytes, its own headers, its credential."""
-        target = node.running.upstream
+        target = node.live().upstream
         body = orders.sent_body(order, fitted)
         fields = upstream.request_headers(target, list(arrived.headers.items()), len(body))
         data = flow.request.data
@@ -372,7 +372,7 @@ class Routstr:
     # --- answering ----------------------------------------------------------------------------------
 
     def _caller(self, node: Node, arrived: Arrival) -> Caller:
-        return Caller(arrived.request_id, node.running.cors.headers(arrived.text(b"origin")))
+        return Caller(arrived.request_id, node.live().cors.headers(arrived.text(b"origin")))
 
     async def _answer(
         self, flow: http.HTTPFlow, arrived: Arrival, response: http.Response, *, secret: bool = False, now: bool = False
@@ -454,7 +454,7 @@ def _least_of(node: Node, offer: Offer | None) -> int:
 
 def _preflight(node: Node, arrived: Arrival, caller: Caller) -> http.Response:
     asked = arrived.text(b"access-control-request-headers") or ""
-    headers = node.running.cors.preflight(arrived.text(b"origin"), asked)
+    headers = node.live().cors.preflight(arrived.text(b"origin"), asked)
     return replies.answer(204, None, Caller(caller.request_id, headers))
 
 
