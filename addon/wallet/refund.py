@@ -98,10 +98,10 @@ class Refunder:
             async with asyncio.timeout(LIMIT_S), self._accounts(account):
                 await self._settled(account)
                 opened = bool(self._refunds.open_refunds(account)) or await self._open(account)
-                for refund in self._refunds.open_refunds(account):
-                    opened = True
+                paid = self._refunds.open_refunds(account)
+                for refund in paid:
                     await self.pay(refund)
-                return self._told(account)
+                return self._told(account, {refund.id for refund in paid})
         except TimeoutError:
             raise (MintUnreachable(OWED) if opened else _on_its_way()) from None
 
@@ -160,8 +160,11 @@ class Refunder:
                 return _Way(wanted, tuple(inputs), swapped=True)
         return _Way(paid, tuple(exact), swapped=False)
 
-    def _told(self, account: str) -> Refunded:
-        answered = self._refunds.answered(account)
+    def _told(self, account: str, paid: set[str]) -> Refunded:
+        """What was paid now, and since the last top-up: one may have come in while this was paid."""
+        earlier = self._refunds.answered(account)
+        now = [self._refunds.find(refund_id) for refund_id in paid - {refund.id for refund in earlier}]
+        answered = sorted((r for r in (*now, *earlier) if r is not None), key=lambda refund: refund.id)
         if not answered:
             raise NoBalance(NO_BALANCE)
         last, tokens = answered[-1], tuple(self._coins.open_token(refund) for refund in answered)
