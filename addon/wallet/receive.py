@@ -42,7 +42,7 @@ from addon.wallet.swap import Ended, Swaps
 from addon.wallet.verdicts import KEYSET_CODES, Verdict
 from addon.wallet.wire import Coded, NoAnswer, RateLimited, Unreachable
 
-LIMIT_S: Final = 16.0
+LIMIT_S: Final = 10.0
 """After it the asker is told what is known; the swap goes on."""
 MOST_OUTPUTS: Final = 50
 TRIES: Final = 4

@@ -45,7 +45,7 @@ from addon.wallet.swap import Swaps
 from addon.wallet.verdicts import Verdict
 from addon.wallet.wire import NoAnswer, RateLimited, Unreachable
 
-LIMIT_S: Final = 16.0
+LIMIT_S: Final = 10.0
 MOST_COINS: Final = 60
 """In one token: it has to fit into headers, and into the decoders of others."""
 MOST_INPUTS: Final = 200
