@@ -36,7 +36,9 @@ from addon.upstream import parse_body
 VERSION: Final = "0.1.0"
 RECEIPTS: Final = "/v1/receipts/"
 ACCOUNT_PREFIXES: Final = ("/v1/wallet", "/v1/balance")
-_LIGHTNING_ADDRESS: Final = re.compile(r"[\w.+-]{1,64}@[\w.-]{1,253}(:\d{1,5})?|(lnurl1|LNURL1)[0-9A-Za-z]{6,2000}", re.A)
+_LIGHTNING_ADDRESS: Final = re.compile(
+    r"[\w.+-]{1,64}@[\w.-]{1,253}(:\d{1,5})?|(lnurl1|LNURL1)[0-9A-Za-z]{6,2000}", re.A
+)
 EXPIRY_LIMIT: Final = 32_503_680_000
 """Unix seconds of the year 3000: later ones are typing errors."""
 

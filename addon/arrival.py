@@ -56,6 +56,10 @@ class Arrival:
         value = self.headers.get(name, b"").decode("latin-1").strip()
         return value or None
 
+    def texts(self) -> dict[str, str]:
+        """All headers but the secret ones, as text."""
+        return {name.decode("latin-1"): value.decode("latin-1").strip() for name, value in self.headers.items()}
+
 
 def read(flow: http.HTTPFlow, *, max_body_bytes: int) -> Arrival:
     """The head of a request, judged."""

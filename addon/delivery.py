@@ -123,4 +123,4 @@ def _pass_on(chunk: bytes) -> bytes | list[bytes]:
 
 
 def _encoding(response: http.Response) -> str:
-    return response.headers.get("content-encoding", "").strip().lower()
+    return str(response.headers.get("content-encoding", "")).strip().lower()

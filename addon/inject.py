@@ -22,18 +22,13 @@ import mitmproxy.proxy.server
 from mitmproxy import ctx, http
 from mitmproxy.connection import Client, Connection
 from mitmproxy.proxy import commands, events
-from mitmproxy.proxy.layers.http import (
-    HttpEvent,
-    HttpLayer,
-    HttpStream,
-    ResponseData,
-    ResponseEndOfMessage,
-    ResponseHeaders,
-    SendHttp,
-)
+from mitmproxy.proxy.layers.http import HttpLayer, HttpStream, SendHttp
+from mitmproxy.proxy.layers.http._base import HttpEvent
+from mitmproxy.proxy.layers.http._events import ResponseData, ResponseEndOfMessage, ResponseHeaders
 from mitmproxy.proxy.server import ConnectionHandler
 
 FORGOTTEN_AFTER_S: Final = 1.0
+SECONDS_BEYOND: Final = 120
 StreamFunction = Callable[[bytes], bytes | Iterable[bytes]]
 
 
@@ -138,8 +133,10 @@ def close_forgotten(client: Client) -> None:
             asyncio.get_running_loop().call_later(FORGOTTEN_AFTER_S, io.writer.close)
 
 
-def set_idle_timeout(seconds: int) -> None:
-    """The only time-out that mitmproxy has: no traffic on a client's connection and its upstream's."""
+def outlast(timeout_s: float) -> None:
+    """mitmproxy's only time-out (no traffic on a client's connection and its upstream's) must not cut what
+    ours still allows."""
+    seconds = int(timeout_s) + SECONDS_BEYOND
     if "tcp_timeout" in ctx.options:
         ctx.options.update(tcp_timeout=seconds)
     else:

@@ -26,6 +26,7 @@ from addon.api import Api
 from addon.arrival import Arrival
 from addon.billing import PaidRequest, bill
 from addon.cashier import Cashier
+from addon.catalog import Model
 from addon.errors import Failure, SettingsError
 from addon.gate import Gate
 from addon.ledger import (
@@ -88,6 +89,7 @@ class Node:
         self.payments: dict[str, Payment] = {}
         self.recovered = 0
         self.draining = False
+        self._asked = asyncio.Event()
         self._down_until = 0.0
         self._unbooked: dict[str, Settlement] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -143,22 +145,30 @@ class Node:
         cors = Cors(self.settings.cors_origins)
         return Parts(store, books, reports, checkpoints, worker, treasury, cashier, api, upstream, cors)
 
-    def _models_on_file(self) -> tuple[list[offers.Model], str]:
+    def _models_on_file(self) -> tuple[list[Model], str]:
         found = offers.read_models_file(self.settings)
         return ([], "") if found is None else (found[0], str(found[1]))
 
-    def _offer(self, models: list[offers.Model], source: str, listed: offers.UpstreamList) -> None:
+    def _offer(self, models: list[Model], source: str, listed: offers.UpstreamList) -> None:
         self.offers = offers.build(self.settings, models, listed, source)
 
     async def _learn_offers(self, upstream: Upstream) -> None:
         """The upstream's own list: what is on sale where no file says so, and what kind of server it is."""
         models, source = self._models_on_file()
+        if source:
+            self._asked.set()
         while (listed := await offers.ask_upstream(upstream.url, upstream.api_key)) is None:
+            self._asked.set()
             await asyncio.sleep(ASK_AGAIN_S)
         if source:
             self._offer(models, source, listed)
         else:
             self._offer(list(listed.models), f"{upstream.url}/models", listed)
+        self._asked.set()
+
+    async def first_offers(self) -> None:
+        """Until the upstream was asked once what it serves, where that is what is on sale."""
+        await self._asked.wait()
 
     # --- payments -----------------------------------------------------------------------------------
 

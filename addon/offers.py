@@ -148,11 +148,14 @@ async def ask_upstream(url: str, api_key: str) -> UpstreamList | None:
     """The upstream's own GET /models, once, bounded; None when it does not answer with a list."""
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     try:
-        async with asyncio.timeout(LIST_TIMEOUT_S), httpx.AsyncClient(trust_env=False, headers=headers) as client:
-            async with client.stream("GET", f"{url}/models") as response:
-                if response.status_code != 200:
-                    return None
-                document = json.loads(await _read(response), parse_float=Decimal)
+        async with (
+            asyncio.timeout(LIST_TIMEOUT_S),
+            httpx.AsyncClient(trust_env=False, headers=headers) as client,
+            client.stream("GET", f"{url}/models") as response,
+        ):
+            if response.status_code != 200:
+                return None
+            document = json.loads(await _read(response), parse_float=Decimal)
         return UpstreamList(parse(document), _owners(document))
     except (httpx.HTTPError, httpx.InvalidURL, ValueError, OSError):
         return None
@@ -168,7 +171,8 @@ async def _read(response: httpx.Response) -> bytes:
 
 
 def _owners(document: Any) -> dict[str, str]:
-    entries = document.get("data", document.get("models", [])) if isinstance(document, dict) else document
+    entries = document.get("data", document.get("models")) if isinstance(document, dict) else document
+    entries = entries if isinstance(entries, list) else []
     return {e["id"]: str(e.get("owned_by", "")).lower() for e in entries if isinstance(e, dict) and "id" in e}
 
 

@@ -46,9 +46,7 @@ class Order:
     @property
     def least_msat(self) -> int:
         """The smallest acceptable hold."""
-        return least(
-            self.offer.price, self.bounds, min_output=self.min_output, minimum_msat=self.minimum_msat
-        )
+        return least(self.offer.price, self.bounds, min_output=self.min_output, minimum_msat=self.minimum_msat)
 
     def fit(self, available_msat: int) -> Fitted:
         """The hold for a balance. Raises InsufficientBalance."""
@@ -81,9 +79,7 @@ def read(family: Family, raw: bytes, offers: Offers, settings: Settings) -> Orde
         default_context=settings.default_context_length,
         min_output=settings.min_output_tokens,
     )
-    return Order(
-        family, offer, body, raw, cap, bounds, dropped, settings.min_request_msat, settings.min_output_tokens
-    )
+    return Order(family, offer, body, raw, cap, bounds, dropped, settings.min_request_msat, settings.min_output_tokens)
 
 
 def sent_body(order: Order, fitted: Fitted) -> bytes:
@@ -144,6 +140,4 @@ def smallest(offer: Offer, settings: Settings) -> int:
         default_context=settings.default_context_length,
         min_output=settings.min_output_tokens,
     )
-    return least(
-        offer.price, bounds, min_output=settings.min_output_tokens, minimum_msat=settings.min_request_msat
-    )
+    return least(offer.price, bounds, min_output=settings.min_output_tokens, minimum_msat=settings.min_request_msat)

@@ -121,7 +121,7 @@ def status_of(failure: Failure) -> Status:
 def error(failure: Failure, caller: Caller, *, extra: Sequence[tuple[str, str]] = ()) -> http.Response:
     """The one envelope. Says whether to try again, and when, in the headers that SDKs obey."""
     status = status_of(failure)
-    told = {"message": failure.message, "type": status.type, "code": failure.code, "param": None}
+    told: dict[str, Any] = {"message": failure.message, "type": status.type, "code": failure.code, "param": None}
     told |= failure.fields
     retry = [("retry-after", str(RETRY_AFTER_S))] if status.retry else []
     if 400 <= status.http < 500 and not status.retry:
@@ -174,9 +174,7 @@ def receipt(end: Settlement, *, remaining_msat: int | None, btc_usd: Decimal | N
     return told if usd is None else told | {"total_usd": float(usd)}
 
 
-def receipt_headers(
-    end: Settlement, *, remaining_msat: int, btc_usd: Decimal | None
-) -> list[tuple[bytes, bytes]]:
+def receipt_headers(end: Settlement, *, remaining_msat: int, btc_usd: Decimal | None) -> list[tuple[bytes, bytes]]:
     """The same on a whole answer."""
     usd = usd_text(end.cost_msat, btc_usd)
     told = [

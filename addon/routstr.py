@@ -12,62 +12,29 @@ import asyncio
 import functools
 import logging
 import os
-import signal
 import sys
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mitmproxy import ctx, exceptions, http
 from mitmproxy.addonmanager import Loader
-from mitmproxy.tools.dump import DumpMaster
 
 from addon import arrival as heads
-from addon import (
-    banner,
-    credentials,
-    delivery,
-    inject,
-    metering,
-    orders,
-    replies,
-    safety,
-    settings,
-    tokens,
-    upstream,
-)
+from addon import credentials, delivery, inject, metering, orders, replies, safety, sale, settings, startup
 from addon.api import Call, is_secret
 from addon.arrival import Arrival
-from addon.billing import PaidRequest
-from addon.credentials import Credentials, Presented
-from addon.errors import (
-    Failure,
-    InsufficientBalance,
-    InternalError,
-    Overloaded,
-    PathNotFound,
-    PaymentRequired,
-    SettingsError,
-    UnsupportedParameter,
-    UpstreamError,
-)
+from addon.credentials import Credentials
+from addon.errors import Failure, InternalError, Overloaded, PathNotFound, PaymentRequired, SettingsError
 from addon.gate import NAME as GATE_NAME
 from addon.gate import Gate
-from addon.ledger import Credential, patiently
 from addon.metering import Family
-from addon.money import units_needed
 from addon.node import NAME as NODE_NAME
 from addon.node import Node
-from addon.offers import Offer
-from addon.orders import Order
-from addon.payment import Payment
 from addon.replies import Caller
 
 logger = logging.getLogger("routstr")
-HOLD_TRIES = 3
 
 Hook = Callable[["Routstr", http.HTTPFlow], Awaitable[None] | None]
 
@@ -113,7 +80,7 @@ class Routstr:
             logger.error("routstr: %s", failure.message)
         else:
             chosen = self._node.settings
-            safety.outlast(max(chosen.upstream_timeout, chosen.upstream_idle_timeout))
+            inject.outlast(max(chosen.upstream_timeout, chosen.upstream_idle_timeout))
             if found is None:
                 ctx.master.addons.add(self._node)
         if ctx.master.addons.get(GATE_NAME) is None:
@@ -141,21 +108,15 @@ class Routstr:
         node = self._node
         if node is None or node.parts is not None or safety.problem() is not None:
             return
-        target = _target(node)
+        target = startup.target(node)
         try:
             await node.start(target)
         except Failure as failure:
             logger.error("routstr: %s", failure.message)
             return
-        if isinstance(ctx.master, DumpMaster):
-            safety.quiet(ctx.master)
-            _drain_on_signals(node)
-        reachable = await node.reaches(target)
-        lines = banner.lines(
-            node.settings, node.offers, listening=_listening(), upstream=target.url, reachable=reachable,
-            recovered=node.recovered,
-        )  # fmt: skip
-        print("\n".join(lines), flush=True)
+        startup.settle_in()
+        startup.drain_on_signals(node)
+        await startup.greet(node, target)
 
     # --- a request ----------------------------------------------------------------------------------
 
@@ -199,20 +160,21 @@ class Routstr:
             raise refused
         caller = self._caller(node, arrived)
         if arrived.method == "OPTIONS":
-            flow.response = _preflight(node, arrived, caller)
+            asked = arrived.text(b"access-control-request-headers") or ""
+            headers = node.live().cors.preflight(arrived.text(b"origin"), asked)
+            flow.response = replies.answer(204, None, Caller(caller.request_id, headers))
             return
         given = credentials.read(list(arrived.secrets))
         handler = node.live().api.route(arrived.method, arrived.path)
         if handler is not None:
             if is_secret(arrived.path):
-                _no_single_payment(given)
-            call = Call(
-                arrived.method, arrived.path, arrived.query, body, given, _texts(arrived), caller
-            )
-            return await self._answer(flow, arrived, await handler(call))
+                sale.refuse_single_payment(given)
+            call = Call(arrived.method, arrived.path, arrived.query, body, given, arrived.texts(), caller)
+            await self._answer(flow, arrived, await handler(call))
+            return
         family = metering.family_of(arrived.path)
         assert family is not None
-        _no_single_payment(given)
+        sale.refuse_single_payment(given)
         await self._sell(node, flow, arrived, family, given, body, caller)
 
     def _refused_by_head(self, node: Node, arrived: Arrival, *, body_read: bool = False) -> Failure | None:
@@ -226,96 +188,24 @@ class Routstr:
         if arrived.method != "POST" or metering.family_of(arrived.path) is None:
             return PathNotFound("Nothing is offered at this path; GET /v1/info and GET /v1/models tell what is.")
         if not arrived.secrets and not body_read and not arrived.reads_small_body:
-            return _payment_required(_least_of(node, node.offers.dearest()))
+            return sale.payment_required(sale.unread_price(node))
         return None
-
-    # --- a paid one ---------------------------------------------------------------------------------
 
     async def _sell(
         self, node: Node, flow: http.HTTPFlow, arrived: Arrival, family: Family, given: Credentials, body: bytes,
         caller: Caller,
     ) -> None:  # fmt: skip
         """Order, payer, hold, the upstream's request, admission: in this order, and nothing is forwarded
-        before the last."""
+        before the last. A hold that gets no admission is given back."""
         order = orders.read(family, body, node.offers, node.settings)
-        payer = await self._payer(node, given, order)
-        paid, fitted = await self._hold(node, arrived, order, payer)
+        account = await sale.payer(node, given, order)
+        paid, fitted = await sale.hold(node, arrived, order, account)
         try:
-            payment = self._prepare(node, flow, arrived, order, paid, fitted, caller)
+            payment = sale.prepare(node, flow, arrived, order, paid, fitted, caller)
         except BaseException:
             node.release_unadmitted(paid)
             raise
         node.admit(payment)
-
-    async def _payer(self, node: Node, given: Credentials, order: Order) -> Credential:
-        cashier = node.live().cashier
-        found = cashier.find(given)
-        if found is None:
-            raise _payment_required(order.least_msat)
-        if isinstance(found, Presented):
-            if node.upstream_is_down():
-                raise UpstreamError("The upstream of this node does not answer at the moment; nothing was taken.")
-            found = await cashier.open(found, least_msat=order.least_msat)
-        else:
-            await cashier.note_use(found)
-        cashier.check_expiry(found)
-        return found
-
-    async def _hold(
-        self, node: Node, arrived: Arrival, order: Order, payer: Credential
-    ) -> tuple[PaidRequest, orders.Fitted]:
-        """A hold that the balance affords; when others took from it in between, fitted again."""
-        available, parts = payer.available_msat, node.live()
-        for attempt in range(HOLD_TRIES):
-            fitted = order.fit(available)
-            hold = functools.partial(
-                parts.books.hold, arrived.request_id, payer.account, fitted.hold_msat, worker=parts.worker.id
-            )
-            try:
-                left = await patiently(hold)
-            except InsufficientBalance as short:
-                if attempt == HOLD_TRIES - 1:
-                    raise
-                available = short.available_msat
-            else:
-                break
-        paid = PaidRequest(
-            id=arrived.request_id,
-            account=payer.account,
-            family=order.family,
-            model=order.offer.id,
-            price=order.offer.price,
-            hold_msat=fitted.hold_msat,
-            available_msat=left,
-            minimum_msat=order.minimum_msat,
-            input_bound=order.bounds.input_tokens,
-            output_bound=fitted.output_tokens,
-            body_bytes=len(order.raw),
-            stream=order.stream,
-            hide_usage=order.hide_usage,
-            wants_receipt=(arrived.text(b"x-routstr-receipt") or "").lower() != "none",
-            started_ms=time.time_ns() // 1_000_000,
-        )
-        return paid, fitted
-
-    def _prepare(
-        self, node: Node, flow: http.HTTPFlow, arrived: Arrival, order: Order, paid: PaidRequest,
-        fitted: orders.Fitted, caller: Caller,
-    ) -> Payment:  # fmt: skip
-        """The upstream's request in place of the client's: its own bytes, its own headers, its credential."""
-        target = node.live().upstream
-        body = orders.sent_body(order, fitted)
-        fields = upstream.request_headers(target, list(arrived.headers.items()), len(body))
-        data = flow.request.data
-        data.method, data.authority, data.trailers = b"POST", b"", None
-        data.path = target.path(order.family.path).encode()
-        data.headers = http.Headers(fields)
-        data.content = body
-        told = [(b"X-Routstr-Max-Tokens", b"%d" % cap)] if (cap := orders.told_cap(order, fitted)) else []
-        if order.dropped:
-            names = ", ".join(name[:64] for name in order.dropped[:20])
-            told.append((b"X-Routstr-Dropped-Params", names.encode("ascii", "replace")))
-        return Payment(paid, flow, caller, told, node.settings.btc_usd, waiting_since=time.monotonic())
 
     # --- its answer ---------------------------------------------------------------------------------
 
@@ -395,7 +285,7 @@ class Routstr:
         if token is not None and len(token) <= replies.ECHO_LIMIT:
             extra = [("x-cashu", token.decode("latin-1"))]
         elif isinstance(failure, PaymentRequired) and node is not None:
-            extra = [("x-cashu", _payment_request(node, failure))]
+            extra = [("x-cashu", sale.payment_request(node, failure))]
         response = replies.error(failure, caller, extra=extra)
         await self._answer(flow, arrived, response, secret=token is not None, now=now)
 
@@ -417,85 +307,6 @@ class Routstr:
         elif hook == "responseheaders":
             await inject.answer(flow, response)
             flow.kill()
-
-
-# --- small decisions --------------------------------------------------------------------------------
-
-
-def _no_single_payment(given: Credentials) -> None:
-    if given.single_payment is not None:
-        raise UnsupportedParameter(
-            "Single payments (X-Cashu) are not offered here yet; the token was not touched. Send it as "
-            "Authorization: Bearer instead: it opens an account, and what is left can be refunded.",
-            param="X-Cashu",
-        )
-
-
-def _payment_required(amount_msat: int) -> PaymentRequired:
-    return PaymentRequired(
-        f"This node is paid per request: send a Cashu token of at least {units_needed(amount_msat, 'sat')} sat as "
-        "Authorization: Bearer cashuB… (it opens an account, and the rest stays yours), or the account's sk- key.",
-        amount_required_msat=amount_msat,
-    )
-
-
-def _payment_request(node: Node, failure: PaymentRequired) -> str:
-    amount = failure.fields.get("amount_required_msat")
-    sats = units_needed(amount, "sat") if isinstance(amount, int) else 1
-    return tokens.payment_request(sats, "sat", node.settings.cashu_mints)
-
-
-def _least_of(node: Node, offer: Offer | None) -> int:
-    """For a request that is not read: the least that serves the shortest question to the dearest model."""
-    if offer is None:
-        return 1000
-    return orders.smallest(offer, node.settings)
-
-
-def _preflight(node: Node, arrived: Arrival, caller: Caller) -> http.Response:
-    asked = arrived.text(b"access-control-request-headers") or ""
-    headers = node.live().cors.preflight(arrived.text(b"origin"), asked)
-    return replies.answer(204, None, Caller(caller.request_id, headers))
-
-
-def _texts(arrived: Arrival) -> dict[str, str]:
-    return {k.decode("latin-1"): v.decode("latin-1").strip() for k, v in arrived.headers.items()}
-
-
-def _target(node: Node) -> upstream.Upstream:
-    """The upstream of the one reverse mode."""
-    proxyserver: Any = ctx.master.addons.get("proxyserver")
-    (server,) = list(proxyserver.servers)
-    host, port = server.mode.address
-    chosen = node.settings
-    key = chosen.upstream_api_key.get_secret_value()
-    return upstream.upstream_of(server.mode.scheme, host, port, base_url=chosen.upstream_base_url, api_key=key)
-
-
-def _listening() -> list[str]:
-    proxyserver: Any = ctx.master.addons.get("proxyserver")
-    found = proxyserver.listen_addrs()
-    return [f"http://{'[' + a[0] + ']' if ':' in a[0] else a[0]}:{a[1]}" for a in found]
-
-
-def _drain_on_signals(node: Node) -> None:
-    """The first SIGTERM or SIGINT drains, a second ends at once."""
-    loop = asyncio.get_running_loop()
-
-    def stop() -> None:
-        if node.draining:
-            ctx.master.shutdown()
-            return
-        node.keep(_drain(node))
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
-
-
-async def _drain(node: Node) -> None:
-    ctx.options.update(server=False)
-    await node.drain()
-    ctx.master.shutdown()
 
 
 addons = [Routstr()]

@@ -11,10 +11,7 @@ from typing import Any, Final
 
 from mitmproxy import ctx
 
-from addon.inject import set_idle_timeout
 
-SECONDS_BEYOND: Final = 120
-"""How much longer than ours mitmproxy's own idle time-out is, so that ours answers first."""
 _REFUSED: Final[Mapping[str, str]] = {
     "stream_large_bodies": "a streamed request reaches the upstream before it is paid",
     "ignore_hosts": "ignored connections pass without any hook",
@@ -94,11 +91,6 @@ def stop_reloading() -> None:
     for script in getattr(loader, "addons", []):
         if getattr(script, "reloadtask", None) is not None:
             script.reloadtask.cancel()
-
-
-def outlast(timeouts_s: float) -> None:
-    """mitmproxy's own time-out must not cut what ours still allow."""
-    set_idle_timeout(int(timeouts_s) + SECONDS_BEYOND)
 
 
 def quiet(master: Any) -> None:

@@ -174,11 +174,6 @@ class Treasury:
         ask = RefundAccount(account=account)
         return Refunded.model_validate(await asyncio.shield(self._ask(ask, limit_s=ASK_TIMEOUT_S)))
 
-    @property
-    def connected(self) -> bool:
-        """Whether the wallet answers this worker now."""
-        return self._writer is not None and self._welcome is not None
-
     async def stop(self) -> None:
         """Lets go of the wallet and waits for the child: it finishes what is journaled, then ends."""
         self._closing = True
@@ -205,7 +200,8 @@ class Treasury:
         writer, n = self._writer, next(self._count)
         if writer is None:
             raise ConnectionResetError
-        answer = self._asks[n] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._asks[n] = answer
         try:
             writer.write(_line({"n": n} | ask.model_dump()))
             return await answer

@@ -154,6 +154,5 @@ def response_headers(received: Fields) -> list[tuple[bytes, bytes]]:
     return [
         (name, value)
         for name, value in received
-        if (lower := name.lower()) not in _DROPPED_RESPONSE_HEADERS
-        and not lower.startswith(_DROPPED_RESPONSE_PREFIXES)
+        if (lower := name.lower()) not in _DROPPED_RESPONSE_HEADERS and not lower.startswith(_DROPPED_RESPONSE_PREFIXES)
     ]

@@ -1,6 +1,6 @@
 """A llama.cpp server (xllamacpp) with one model, for the demo and the tests.
 
-    python scripts/llm_server.py MODEL.gguf NAME PORT THREADS [embeddings]
+python scripts/llm_server.py MODEL.gguf NAME PORT THREADS [embeddings]
 """
 
 from __future__ import annotations

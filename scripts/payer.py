@@ -111,5 +111,3 @@ class Payer:
         response.raise_for_status()
         answer: dict[str, Any] = response.json()
         return answer
-
-

@@ -133,7 +133,9 @@ def llm(home: Path, model: Path, *, name: str, embeddings: bool = False, threads
     """A llama.cpp server with one model; not started yet. And its address."""
     at = free_port()
     command = [sys.executable, str(ROOT / "scripts" / "llm_server.py"), str(model), name, str(at), str(threads)]
-    return Part("the language model", command + (["embeddings"] if embeddings else []), home, {}), f"http://127.0.0.1:{at}"
+    return Part(
+        "the language model", command + (["embeddings"] if embeddings else []), home, {}
+    ), f"http://127.0.0.1:{at}"
 
 
 def node(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Literal
@@ -28,9 +28,7 @@ FROM credentials c JOIN accounts a ON a.id = c.account WHERE c.hash = ?
 _RETIRE_TOKENS: Final = (
     "UPDATE credentials SET retired_at = ? WHERE account = ? AND kind = 'token' AND retired_at IS NULL"
 )
-_RESERVE: Final = (
-    "UPDATE accounts SET held = held + ?1 WHERE id = ?2 AND balance - held >= ?1 RETURNING balance - held"
-)
+_RESERVE: Final = "UPDATE accounts SET held = held + ?1 WHERE id = ?2 AND balance - held >= ?1 RETURNING balance - held"
 _OPEN_HOLD: Final = "INSERT INTO holds (id, account, amount, worker, opened_at) VALUES (?, ?, ?, ?, ?)"
 _CLOSE_HOLD: Final = (
     "UPDATE holds SET state = ?1 WHERE id = ?2 AND state = 'open' AND amount >= ?3 RETURNING account, amount"
@@ -40,9 +38,7 @@ UPDATE accounts SET balance = balance - ?1, held = held - ?2, spent = spent + ?1
 WHERE id = ?3 RETURNING balance - held
 """
 _GIVE_BACK: Final = "UPDATE accounts SET held = held - ?1 WHERE id = ?2 RETURNING balance - held"
-_CHARGE: Final = (
-    "INSERT INTO entries (account, kind, ref, amount, created_at) VALUES (?, 'charge', ?, ?, ?)"
-)
+_CHARGE: Final = "INSERT INTO entries (account, kind, ref, amount, created_at) VALUES (?, 'charge', ?, ?, ?)"
 _RECORD: Final = """
 INSERT INTO requests (id, account, model, path, stream, status, end, hold, cost, input_cost, output_cost,
     shortfall, usage_source, input_tokens, output_tokens, usage, started_ms, first_byte_ms, ended_ms)
@@ -121,7 +117,9 @@ class Books:
     def find(self, secret_hash: str) -> Credential | None:
         """The account that a secret opens, by the secret's SHA-256 (hex), or None."""
         row = self._execute(_FIND, (secret_hash,)).fetchone()
-        return None if row is None else Credential(row[0], row[1], bool(row[2]), *row[3:7], bool(row[7]))
+        if row is None:
+            return None
+        return Credential(row[0], row[1], bool(row[2]), row[3], row[4], row[5], row[6], bool(row[7]))
 
     def retire_tokens(self, account: str) -> None:
         """A key of the account was used: the token that opened it, which others know, is no key any more."""
@@ -178,7 +176,7 @@ class Books:
         return 0 if row is None else int(row[0])
 
 
-def _record(end: Settlement, account: str, amount_msat: int) -> Iterable[object]:
+def _record(end: Settlement, account: str, amount_msat: int) -> tuple[object, ...]:
     usage = None if end.usage is None else json.dumps(end.usage, separators=(",", ":"))
     return (
         *(end.id, account, end.model, end.path, int(end.stream), end.status, end.end, amount_msat),

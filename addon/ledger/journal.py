@@ -14,7 +14,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from addon.ledger.proofs import Proofs, Purse, StoredProof
 from addon.ledger.refunds import Payment, Refunds
@@ -194,9 +194,7 @@ class Journal:
 
     def epoch(self, purse: Purse) -> int | None:
         """The epoch that this ledger derives from at a mint and unit; None: no record of any."""
-        row = self._execute(
-            "SELECT epoch FROM epochs WHERE mint = ? AND unit = ?", (purse.mint, purse.unit)
-        ).fetchone()
+        row = self._execute("SELECT epoch FROM epochs WHERE mint = ? AND unit = ?", (purse.mint, purse.unit)).fetchone()
         return None if row is None else int(row[0])
 
     def enter_epoch(self, purse: Purse, epoch: int) -> None:
@@ -232,8 +230,7 @@ class Journal:
     def _return(self, swap: Swap) -> None:
         for counter in swap.counters:
             self._execute(
-                "INSERT OR IGNORE INTO returned_counters (mint, unit, epoch, keyset, counter) "
-                "VALUES (?, ?, ?, ?, ?)",
+                "INSERT OR IGNORE INTO returned_counters (mint, unit, epoch, keyset, counter) VALUES (?, ?, ?, ?, ?)",
                 (swap.purse.mint, swap.purse.unit, swap.epoch, swap.keyset, counter),
             )
 
@@ -311,8 +308,10 @@ class Journal:
             f"account, cause, token_hash, expires_at, refund_address FROM swaps WHERE {where}",
             parameters,
         )
-        return [
-            Swap(*r[:3], Purse(r[3], r[4]), r[5], r[6], tuple(json.loads(r[7])), r[8], r[9],
-                 tuple(json.loads(r[10])), *r[11:])
-            for r in rows
-        ]  # fmt: skip
+        return [_swap(row) for row in rows]
+
+
+def _swap(row: tuple[Any, ...]) -> Swap:
+    place, amounts, counters = Purse(row[3], row[4]), tuple(json.loads(row[7])), tuple(json.loads(row[10]))
+    head = (*row[:3], place, row[5], row[6], amounts, row[8], row[9], counters)
+    return Swap(*head, *row[11:])

@@ -30,9 +30,7 @@ _SEND: Final = "UPDATE proofs SET state = 'sent', taken_by = ? WHERE Y = ? AND s
 _SPENT: Final = "UPDATE proofs SET state = 'spent' WHERE taken_by = ? AND state = 'reserved'"
 _LOST: Final = "UPDATE proofs SET state = 'lost' WHERE Y = ? AND taken_by = ? AND state = 'reserved'"
 _LOST_OUTSIDE: Final = "UPDATE proofs SET state = 'lost', taken_by = 'elsewhere' WHERE Y = ? AND state = 'unspent'"
-_FREE: Final = (
-    "UPDATE proofs SET state = 'unspent', taken_by = NULL WHERE taken_by = ? AND state = 'reserved'"
-)
+_FREE: Final = "UPDATE proofs SET state = 'unspent', taken_by = NULL WHERE taken_by = ? AND state = 'reserved'"
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,6 +105,4 @@ def fit(price: Price, bounds: Bounds, *, available_msat: int, min_output: int, m
 
 
 def _hold(price: Price, bounds: Bounds, output_tokens: int, minimum_msat: int) -> int:
-    return worst_case(
-        price, input_tokens=bounds.input_tokens, output_tokens=output_tokens, minimum_msat=minimum_msat
-    )
+    return worst_case(price, input_tokens=bounds.input_tokens, output_tokens=output_tokens, minimum_msat=minimum_msat)

@@ -42,7 +42,6 @@ from addon.wallet.seeds import NONCE_BYTES
 from addon.wallet.slots import KeyedLocks
 from addon.wallet.split import enough, greatest_below, split
 from addon.wallet.swap import Swaps
-from addon.wallet.verdicts import Verdict
 from addon.wallet.wire import NoAnswer, RateLimited, Unreachable
 
 LIMIT_S: Final = 10.0

@@ -99,7 +99,7 @@ class Seeds:
     def _seed(self, purse: Purse, epoch: int) -> bytes:
         """BIP39: 128 derived bits, their twelve words, and the seed of those."""
         entropy = self._derive("cashu seed", purse.mint, purse.unit, str(epoch), length=16)
-        return Mnemonic.to_seed(Mnemonic("english").to_mnemonic(entropy))
+        return bytes(Mnemonic.to_seed(Mnemonic("english").to_mnemonic(entropy)))
 
     def _derive(self, *purpose: str, length: int = 32) -> bytes:
         info = json.dumps(["routstr", *purpose]).encode()

@@ -1,0 +1,74 @@
+"""Start and stop around mitmproxy: which upstream, which addresses, what the operator reads, how it drains."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from typing import Any
+
+from mitmproxy import ctx
+from mitmproxy.tools.dump import DumpMaster
+
+from addon import banner, safety
+from addon.node import Node
+from addon.upstream import Upstream, upstream_of
+
+
+def target(node: Node) -> Upstream:
+    """The upstream of the one reverse mode."""
+    proxyserver: Any = ctx.master.addons.get("proxyserver")
+    (server,) = list(proxyserver.servers)
+    host, port = server.mode.address
+    chosen = node.settings
+    key = chosen.upstream_api_key.get_secret_value()
+    return upstream_of(server.mode.scheme, host, port, base_url=chosen.upstream_base_url, api_key=key)
+
+
+def settle_in() -> None:
+    """mitmdump serves: what it does not need costs every request. The other UIs are for looking."""
+    if isinstance(ctx.master, DumpMaster):
+        safety.quiet(ctx.master)
+
+
+async def greet(node: Node, upstream: Upstream) -> None:
+    """The banner, once it is known what is on sale."""
+    reachable = await node.reaches(upstream)
+    await node.first_offers()
+    lines = banner.lines(
+        node.settings,
+        node.offers,
+        listening=_listening(),
+        upstream=upstream.url,
+        reachable=reachable,
+        recovered=node.recovered,
+    )
+    print("\n".join(lines), flush=True)
+
+
+def drain_on_signals(node: Node) -> None:
+    """The first SIGTERM or SIGINT drains, a second ends at once. Only where no UI has its own keys."""
+    if not isinstance(ctx.master, DumpMaster):
+        return
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        if node.draining:
+            ctx.master.shutdown()
+        else:
+            node.keep(_drain(node))
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+
+
+async def _drain(node: Node) -> None:
+    """No new connections; the running answers end; then the process does."""
+    ctx.options.update(server=False)
+    await node.drain()
+    ctx.master.shutdown()
+
+
+def _listening() -> list[str]:
+    proxyserver: Any = ctx.master.addons.get("proxyserver")
+    hosts = [(f"[{a[0]}]" if ":" in a[0] else a[0], a[1]) for a in proxyserver.listen_addrs()]
+    return [f"http://{host}:{port}" for host, port in hosts]
