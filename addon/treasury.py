@@ -177,8 +177,9 @@ class Treasury:
     async def stop(self) -> None:
         """Lets go of the wallet and waits for the child: it finishes what is journaled, then ends."""
         self._closing = True
-        if self._writer is not None:
-            self._writer.close()
+        async with self._connecting:  # a connection that is being made is closed, too
+            if self._writer is not None:
+                self._writer.close()
         if self._reading is not None:
             await asyncio.wait([self._reading], timeout=1)
         if self._child is not None:
@@ -212,6 +213,8 @@ class Treasury:
         """Until the wallet has answered this connection's hello; a dead one is started again."""
         async with self._connecting:
             while self._writer is None or self._welcome is None:
+                if self._closing:
+                    raise WalletUnavailable("This node is stopping.")
                 try:
                     streams = await asyncio.open_unix_connection(self._home / SOCKET_NAME, limit=LINE_LIMIT)
                 except (FileNotFoundError, ConnectionRefusedError):
