@@ -87,6 +87,7 @@ class Node:
         self.parts: Parts | None = None
         self.arrivals: dict[str, Arrival] = {}
         self.payments: dict[str, Payment] = {}
+        self.serving = 0
         self.recovered = 0
         self.draining = False
         self._asked = asyncio.Event()
@@ -282,7 +283,7 @@ class Node:
         """Waits for the payments in flight, up to DRAIN_TIMEOUT."""
         self.draining = True
         deadline = time.monotonic() + self.settings.drain_timeout
-        while (self.payments or self.arrivals or self._unbooked) and time.monotonic() < deadline:
+        while (self.payments or self.serving or self._unbooked) and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
 
     async def done(self) -> None:

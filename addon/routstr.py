@@ -22,7 +22,7 @@ from mitmproxy import ctx, exceptions, http
 from mitmproxy.addonmanager import Loader
 
 from addon import arrival as heads
-from addon import credentials, delivery, inject, metering, orders, replies, safety, sale, settings, startup
+from addon import aside, credentials, delivery, inject, metering, orders, replies, safety, sale, settings, startup
 from addon.api import Call, is_secret
 from addon.arrival import Arrival
 from addon.credentials import Credentials
@@ -149,10 +149,13 @@ class Routstr:
         body = flow.request.raw_content or b""
         if is_secret(arrived.path):
             flow.request.raw_content = b""
+        node.serving += 1
         try:
             await self._serve(node, flow, arrived, body)
         except Failure as failure:
             await self._refuse(flow, arrived, failure, now=False)
+        finally:
+            node.serving -= 1
 
     async def _serve(self, node: Node, flow: http.HTTPFlow, arrived: Arrival, body: bytes) -> None:
         refused = self._refused_by_head(node, arrived, body_read=True)
@@ -197,11 +200,14 @@ class Routstr:
     ) -> None:  # fmt: skip
         """Order, payer, hold, the upstream's request, admission: in this order, and nothing is forwarded
         before the last. A hold that gets no admission is given back."""
-        order = orders.read(family, body, node.offers, node.settings)
-        account = await sale.payer(node, given, order)
+        found = node.live().cashier.find(given)  # a key that is none is refused before its body is read
+        read = functools.partial(orders.read, family, body, node.offers, node.settings)
+        order = await aside.when_large(len(body), read)
+        account = await sale.payer(node, found, order)
         paid, fitted = await sale.hold(node, arrived, order, account)
         try:
-            payment = sale.prepare(node, flow, arrived, order, paid, fitted, caller)
+            sent = await aside.when_large(len(body), functools.partial(orders.sent_body, order, fitted))
+            payment = sale.prepare(node, flow, arrived, order, paid, fitted, sent, caller)
         except BaseException:
             node.release_unadmitted(paid)
             raise
@@ -230,7 +236,8 @@ class Routstr:
         if payment.delivered:
             await self._node.close(payment, "complete")
         elif flow.response.status_code == 200:
-            delivery.measure(payment, flow.response)
+            size = len(flow.response.raw_content or b"")
+            await aside.when_large(size, functools.partial(delivery.measure, payment, flow.response))
             await self._node.close(payment, "complete")
             delivery.tell(payment, flow.response)
         else:
@@ -272,7 +279,8 @@ class Routstr:
             response = replies.without_body(response)
         if now or secret or is_secret(arrived.path):
             await inject.answer(flow, response)
-            flow.kill()
+            if flow.killable:
+                flow.kill()
         else:
             flow.response = response
 

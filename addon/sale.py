@@ -38,10 +38,9 @@ def refuse_single_payment(given: Credentials) -> None:
         )
 
 
-async def payer(node: Node, given: Credentials, order: Order) -> Credential:
+async def payer(node: Node, found: Credential | Presented | None, order: Order) -> Credential:
     """The account that pays; a token that is new here is redeemed for it, if it brings enough."""
     cashier = node.live().cashier
-    found = cashier.find(given)
     if found is None:
         raise payment_required(order.least_msat)
     if isinstance(found, Presented):
@@ -71,11 +70,11 @@ async def hold(node: Node, arrived: Arrival, order: Order, account: Credential) 
 
 
 def prepare(
-    node: Node, flow: http.HTTPFlow, arrived: Arrival, order: Order, paid: PaidRequest, fitted: Fitted, caller: Caller
-) -> Payment:
+    node: Node, flow: http.HTTPFlow, arrived: Arrival, order: Order, paid: PaidRequest, fitted: Fitted, body: bytes,
+    caller: Caller,
+) -> Payment:  # fmt: skip
     """Puts the upstream's request in place of the client's: its own bytes, headers and credential."""
     target = node.live().upstream
-    body = orders.sent_body(order, fitted)
     data = flow.request.data
     data.method, data.authority, data.trailers = b"POST", b"", None
     data.path = target.path(order.family.path).encode()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def run(vector: dict[str, Any], cuts: Sequence[int]) -> tuple[bytes, Metered]:
         hide_usage="strip" in vector,
     )
     seen = bytearray()
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in pairwise(edges):
         passed = meter.feed(body[start:stop])
         assert passed != b"", "an empty chunk would end the client's answer"
         seen += passed if isinstance(passed, bytes) else b"".join(passed)

@@ -1,0 +1,107 @@
+"""The ladder for missing figures: never free, never above the hold, and the rung is told."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from addon.billing import PaidRequest, bill
+from addon.ledger import End, Settlement
+from addon.metering import FAMILIES, Metered, Usage
+from addon.pricing import price_in_sats
+
+PRICE = price_in_sats(request=Decimal("0.011"), per_1k_input=Decimal(3), per_1k_output=Decimal(7))
+CHAT = FAMILIES[0]
+EMBEDDINGS = FAMILIES[2]
+
+
+def paid(**changes: Any) -> PaidRequest:
+    facts: dict[str, Any] = {
+        "id": "r", "account": "a", "family": CHAT, "model": "m", "price": PRICE, "hold_msat": 10_000, "available_msat": 500,
+        "minimum_msat": 1, "input_bound": 2000, "output_bound": 100, "body_bytes": 300, "stream": True, "hide_usage": True,
+        "wants_receipt": True, "started_ms": 1,
+    }  # fmt: skip
+    return PaidRequest(**facts | changes)
+
+
+def metered(**changes: Any) -> Metered:
+    facts: dict[str, Any] = {
+        "usage": None, "source": "missing", "raw_usage": None, "complete": True, "failed": False, "deltas": 0,
+        "text_bytes": 0, "delivered_bytes": 0, "is_stream": True,
+    }  # fmt: skip
+    return Metered(**facts | changes)
+
+
+def settle(answer: Metered | None, end: End = "complete", request: PaidRequest | None = None) -> Settlement:
+    return bill(request or paid(), answer, end=end, status=200, first_byte_ms=2, ended_ms=3)
+
+
+def test_reported_figures_are_charged_as_reported() -> None:
+    end = settle(metered(usage=Usage(7, 3), source="reported", delivered_bytes=99))
+    assert (end.cost_msat, end.usage_source, end.input_tokens, end.output_tokens) == (53, "reported", 7, 3)
+
+
+def test_a_remaining_balance_is_that_of_the_hold_less_the_cost() -> None:
+    assert paid().remaining_msat(53) == 500 + 10_000 - 53
+
+
+def test_text_without_figures_is_counted_not_free_and_more_text_costs_more() -> None:
+    """(Incidents 32, 37.)"""
+    costs = [settle(metered(deltas=n, text_bytes=5 * n, delivered_bytes=200 * n)).cost_msat for n in (1, 3, 60)]
+    assert costs[0] > 11 and costs[0] < costs[1] < costs[2]
+    assert settle(metered(deltas=60, text_bytes=300, delivered_bytes=9999)).usage_source == "counted"
+    assert costs[2] >= 11 + 7 * 60
+
+
+def test_a_client_that_leaves_before_the_first_byte_pays_for_the_question() -> None:
+    end = settle(None, "client_left")
+    assert (end.cost_msat, end.usage_source, end.output_tokens) == (11 + 3 * 100, "counted", 0)
+
+
+@pytest.mark.parametrize("end", ["upstream_failed", "cut"])
+def test_an_upstream_that_failed_without_an_answer_is_free(end: End) -> None:
+    assert settle(None, end).cost_msat == 0
+
+
+def test_an_error_in_the_answer_before_any_content_is_free_and_after_it_is_not() -> None:
+    assert settle(metered(failed=True, delivered_bytes=80)).cost_msat == 0
+    assert settle(metered(failed=True, deltas=9, text_bytes=40, delivered_bytes=900)).cost_msat > 11
+
+
+def test_an_answer_that_cannot_be_read_costs_its_hold() -> None:
+    end = settle(metered(readable=False, delivered_bytes=50))
+    assert (end.cost_msat, end.usage_source) == (10_000, "reserved")
+
+
+def test_embeddings_without_figures_cost_their_input_only() -> None:
+    end = settle(
+        metered(text_bytes=500, delivered_bytes=500, is_stream=False), request=paid(family=EMBEDDINGS, output_bound=0)
+    )
+    assert (end.cost_msat, end.output_tokens) == (11 + 3 * 100, 0)
+
+
+def test_figures_beyond_the_hold_are_the_operators_shortfall() -> None:
+    end = settle(metered(usage=Usage(10**6, 10**6), source="reported", delivered_bytes=9))
+    assert end.cost_msat == 10_000 and end.shortfall_msat == 11 + 10**7 - 10_000
+
+
+@given(
+    usage=st.none() | st.builds(Usage, st.none() | st.integers(0, 10**9), st.none() | st.integers(0, 10**9)),
+    text=st.integers(0, 10**7), deltas=st.integers(0, 10**6), failed=st.booleans(), readable=st.booleans(),
+    end=st.sampled_from(["complete", "cut", "client_left", "upstream_failed", "drained"]),
+)  # fmt: skip
+def test_no_answer_costs_more_than_its_hold_and_no_text_is_free(
+    usage: Usage | None, text: int, deltas: int, failed: bool, readable: bool, end: End
+) -> None:
+    answer = metered(
+        usage=usage, text_bytes=text, deltas=deltas, failed=failed, readable=readable, delivered_bytes=text
+    )
+    settled = settle(answer, end)
+    assert 0 <= settled.cost_msat <= settled.hold_msat
+    assert settled.input_msat >= 0 and settled.output_msat >= 0
+    if text:
+        assert settled.cost_msat >= 11

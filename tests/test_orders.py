@@ -1,0 +1,206 @@
+"""From a body to an order: what may pass, what is held, and that the bytes sent are those that were priced."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from addon import orders
+from addon.catalog import Model
+from addon.errors import (
+    ClientError,
+    InsufficientBalance,
+    InvalidJson,
+    InvalidParameter,
+    ModelNotFound,
+    UnsupportedParameter,
+)
+from addon.metering import Family, family_of
+from addon.offers import Offer, Offers
+from addon.orders import Order
+from addon.pricing import price_in_sats
+from addon.settings import Settings
+from addon.upstream import parse_body
+
+PRICE = price_in_sats(request=Decimal("0.011"), per_1k_input=Decimal(3), per_1k_output=Decimal(7))
+OFFERS = Offers(
+    {"small": Offer(Model("small", 8192, 256), PRICE, False), "open": Offer(Model("open", 8192), PRICE, True)}
+)
+ASK = {"model": "small", "messages": [{"role": "user", "content": "hi"}]}
+CAPS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "max_new_tokens", "n_predict")
+
+
+def family(path: str = "/v1/chat/completions") -> Family:
+    found = family_of(path)
+    assert found is not None
+    return found
+
+
+def order(body: Any, path: str = "/v1/chat/completions", **settings: Any) -> Order:
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return orders.read(family(path), raw, OFFERS, Settings(**settings))
+
+
+def sent(body: Any, available: int = 10**9, path: str = "/v1/chat/completions", **settings: Any) -> dict[str, Any]:
+    made = order(body, path, **settings)
+    out: dict[str, Any] = json.loads(orders.sent_body(made, made.fit(available)))
+    return out
+
+
+def test_a_request_that_needs_no_change_goes_up_byte_for_byte() -> None:
+    raw = b'{ "model":"small",  "messages":[{"role":"user","content":"h\\u00e9"}],\n"max_tokens": 5 }'
+    made = order(raw)
+    assert orders.sent_body(made, made.fit(10**9)) == raw
+
+
+@pytest.mark.parametrize("name", CAPS)
+def test_a_cap_above_the_models_limit_is_lowered_under_the_clients_own_name(name: str) -> None:
+    body = sent(ASK | {name: 100_000})
+    assert {cap: body[cap] for cap in CAPS if cap in body} == {name: 256}
+    made = order(ASK | {name: 100_000})
+    assert orders.told_cap(made, made.fit(10**9)) == 256
+
+
+def test_several_caps_become_one_of_their_largest() -> None:
+    body = sent(ASK | {"max_completion_tokens": 5, "n_predict": 90})
+    assert {cap: body[cap] for cap in CAPS if cap in body} == {"max_tokens": 90}
+
+
+def test_a_request_without_a_cap_gets_one_unless_its_server_stops_by_itself() -> None:
+    assert sent(ASK)["max_tokens"] == 256
+    assert not set(CAPS) & set(sent(ASK | {"model": "open"}))
+
+
+def test_a_small_balance_lowers_the_cap_and_says_so() -> None:
+    made = order(ASK | {"max_tokens": 250}, min_output_tokens=16)
+    rich, poor = made.fit(10**9), made.fit(4000)
+    assert orders.told_cap(made, rich) is None
+    assert 16 <= (orders.told_cap(made, poor) or 0) < 250
+    assert json.loads(orders.sent_body(made, poor))["max_tokens"] == orders.told_cap(made, poor)
+    with pytest.raises(InsufficientBalance):
+        made.fit(made.least_msat - 1)
+
+
+def test_usage_is_asked_for_in_streams_only_and_the_rest_of_the_options_stays() -> None:
+    assert sent(ASK | {"stream": True})["stream_options"] == {"include_usage": True}
+    assert sent(ASK | {"stream": True, "stream_options": {"include_usage": False}})["stream_options"] == {
+        "include_usage": True
+    }
+    assert "stream_options" not in sent(ASK | {"stream_options": {"include_usage": True}})
+    assert order(ASK | {"stream": True}).hide_usage
+    assert not order(ASK | {"stream": True, "stream_options": {"include_usage": True}}).hide_usage
+    assert not order(ASK).hide_usage
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"n": 2}, {"n": "1"}, {"best_of": 3}, {"service_tier": "priority"}, {"web_search_options": {}}, {"models": ["x"]},
+        {"plugins": []}, {"audio": {}}, {"modalities": ["text", "audio"]}, {"prediction": {}}, {"prompt_logprobs": 5},
+        {"background": True}, {"tools": [{"type": "web_search"}]}, {"use_beam_search": True}, {"echo": True}, {"n_cmpl": 2},
+    ],
+)  # fmt: skip
+def test_what_multiplies_the_price_is_refused_by_name(field: dict[str, object]) -> None:
+    with pytest.raises(UnsupportedParameter) as refused:
+        order(ASK | field)
+    assert refused.value.fields["param"] in field
+
+
+def test_a_list_of_prompts_is_refused_and_a_single_one_is_not() -> None:
+    """(metering: fifty prompts were reported as one.)"""
+    path = "/v1/completions"
+    for prompt in ("a", ["a"], [1, 2, 3]):
+        assert sent({"model": "small", "prompt": prompt}, path=path)["prompt"] == prompt
+    for prompts in (["a", "b"], [[1], [2]], [["a"]], 5):
+        with pytest.raises(UnsupportedParameter):
+            order({"model": "small", "prompt": prompts}, path)
+
+
+def test_unknown_fields_are_dropped_and_named_or_refused_or_passed() -> None:
+    odd = ASK | {"keep_alive": -1, "id_slot": 1, "temperature": 0.5}
+    made = order(odd)
+    assert set(made.dropped) == {"keep_alive", "id_slot"}
+    assert not {"keep_alive", "id_slot"} & set(sent(odd)) and sent(odd)["temperature"] == 0.5
+    assert sent(odd, unknown_fields="pass")["id_slot"] == 1
+    with pytest.raises(UnsupportedParameter):
+        order(odd, unknown_fields="refuse")
+
+
+def test_a_known_field_in_other_case_is_refused_not_dropped() -> None:
+    """(Go servers match it all the same.)"""
+    with pytest.raises(UnsupportedParameter):
+        order(ASK | {"Max_Tokens": 12000})
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"", b"{", b"[1]", b"null", b'"x"', b"\xff\xfe{}", b'{"a":1}x', b'{"model":"small","model":"open"}',
+        b'{"a":1,"A":2}', b'{"a":NaN}', b'{"a":1e999}', b'{"a":' + b"[" * 100_000, b'{"a":' + b"9" * 5000 + b"}",
+        b'{"max_tokens":5,"max\\u005ftokens":12}', b'{"messages":[{"role":"a","role":"b"}]}',
+    ],
+)  # fmt: skip
+def test_a_body_that_two_readers_could_read_differently_is_refused(raw: bytes) -> None:
+    with pytest.raises(InvalidJson):
+        order(raw)
+
+
+@pytest.mark.parametrize("model", [None, 5, "", ["small"], "nope", "SMALL", "small "])
+def test_an_unknown_model_is_never_given_a_default_price(model: object) -> None:
+    """(Incident 29.)"""
+    with pytest.raises(ModelNotFound):
+        order(ASK | {"model": model})
+
+
+@pytest.mark.parametrize(
+    "field", [{"stream": "yes"}, {"stream": 1}, {"stream_options": []}, {"stream_options": {"include_usage": 3}}]
+)
+def test_a_stream_switch_that_is_none_is_refused(field: dict[str, object]) -> None:
+    with pytest.raises(InvalidParameter):
+        order(ASK | field)
+
+
+def test_images_are_held_for_the_whole_context() -> None:
+    picture = {"type": "image_url", "image_url": {"url": "https://x/y.png"}}
+    made = order({"model": "small", "messages": [{"role": "user", "content": [picture]}]})
+    assert made.bounds.input_tokens == 8192
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(st.text(), json_values, max_size=6))
+def test_a_strict_body_says_what_json_says(body: dict[str, Any]) -> None:
+    try:
+        parsed = parse_body(json.dumps(body).encode())
+    except InvalidJson:
+        assert len({key.lower() for key in body}) != len(body) or any(len(str(v)) > 300 for v in body.values())
+    else:
+        assert parsed == body
+
+
+@given(
+    st.fixed_dictionaries({}, optional={cap: st.integers(-5, 10**6) | st.none() for cap in CAPS}),
+    st.integers(0, 10**5),
+    st.booleans(),
+)
+def test_what_goes_up_is_never_more_than_what_is_held(caps: dict[str, Any], available: int, stream: bool) -> None:
+    """(Incidents 22, 23: aliased and negative caps; a cap stripped after the hold was sized.)"""
+    try:
+        made = order(ASK | caps | {"stream": stream})
+        fitted = made.fit(available)
+    except ClientError:
+        return
+    body = json.loads(orders.sent_body(made, fitted))
+    written = [body[cap] for cap in CAPS if cap in body]
+    assert written == [fitted.output_tokens]
+    assert fitted.hold_msat >= 11 + 7 * written[0] and fitted.hold_msat <= available
