@@ -174,6 +174,11 @@ class Treasury:
         ask = RefundAccount(account=account)
         return Refunded.model_validate(await asyncio.shield(self._ask(ask, limit_s=ASK_TIMEOUT_S)))
 
+    @property
+    def connected(self) -> bool:
+        """Whether the wallet answers this worker now."""
+        return self._writer is not None and self._welcome is not None
+
     async def stop(self) -> None:
         """Lets go of the wallet and waits for the child: it finishes what is journaled, then ends."""
         self._closing = True

@@ -60,7 +60,7 @@ def test_usd_prices_on_paper_and_fees_raise_them() -> None:
     """At 100,000 USD a bitcoin, one USD is a million msat; a fee of 10 % is 10 % more, not less (incident 30)."""
     usd = UsdPrice(input=Decimal("0.000001"), output=Decimal("0.000003"))
     plain = price_in_usd(usd, btc_usd=Decimal(100_000), exchange_fee=Decimal(1), provider_fee=Decimal(1))
-    assert (plain.input, plain.output) == (1, 3)
+    assert [plain.input, plain.output] == [Decimal(1), Decimal(3)]
     dear = price_in_usd(usd, btc_usd=Decimal(100_000), exchange_fee=Decimal("1.1"), provider_fee=Decimal("1.5"))
     assert dear.input == Decimal("1.65")
 
