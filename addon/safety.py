@@ -52,8 +52,14 @@ _SET: Final[Mapping[str, Any]] = {
 
 
 def override() -> None:
-    """Sets what must be so; options that this mitmproxy does not have are left out."""
+    """Sets what must be so; options that this mitmproxy does not have are left out.
+
+    mitmproxy reads its certificates late, and 12.x fails on every request until then: they are read now.
+    """
     ctx.options.update(**{name: value for name, value in _SET.items() if name in ctx.options})
+    tls: Any = ctx.master.addons.get("tlsconfig")
+    if tls is not None and tls.certstore is None:
+        tls.configure({"confdir"})
 
 
 def problem() -> str | None:
