@@ -42,6 +42,7 @@ def main() -> int:
         os.environ.pop("NSEC", None)
     home = wallet_home(settings.state_dir)
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    home.chmod(0o700)
     descriptor = os.open(home / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,0 +1,259 @@
+"""Every order of events that the books can meet; after each, all five rules hold.
+
+Money comes in by swaps that are executed, refused, or spent elsewhere; it is held, charged, released; it
+goes out by refunds, from coins in hand or by swaps of our own. Whatever is asked twice happens once.
+"""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from addon.errors import InsufficientBalance, RequestsRunning
+from addon.ledger import (
+    FILE_NAME,
+    Books,
+    InputsTaken,
+    Journal,
+    NewSwap,
+    Payment,
+    Proofs,
+    Purse,
+    Refund,
+    Refunds,
+    Settled,
+    Settlement,
+    Store,
+    StoredProof,
+    Swap,
+    audit,
+    solvency,
+)
+from addon.money import to_msat, whole_units
+from addon.wallet.split import greatest_below, split
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
+
+PURSES = [Purse("https://a.example", "sat"), Purse("https://a.example", "msat"), Purse("https://b.example", "sat")]
+POWERS = [1 << n for n in range(20)]
+
+
+@dataclass(frozen=True)
+class Hold:
+    id: str
+    account: str
+    amount_msat: int
+
+
+class Money(RuleBasedStateMachine):
+    """One ledger file, and a model of what every account must hold."""
+
+    accounts = Bundle("accounts")
+    open_swaps = Bundle("open_swaps")
+    refused = Bundle("refused")
+    holds = Bundle("holds")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory()
+        self.ids = itertools.count()
+        self.expected: dict[str, int] = {}
+
+    @initialize()
+    def begin(self) -> None:
+        self.store = Store.open(Path(self.folder.name) / FILE_NAME, wait_ms=1000, durable=False)
+        self.books, self.journal = Books(self.store), Journal(self.store)
+        self.refunds, self.proofs = Refunds(self.store), Proofs(self.store)
+
+    def teardown(self) -> None:
+        if hasattr(self, "store"):
+            self.store.close()
+        self.folder.cleanup()
+
+    def name(self, kind: str) -> str:
+        return f"{kind}{next(self.ids)}"
+
+    # --- money in -----------------------------------------------------------------------------------
+
+    def written(self, new: NewSwap) -> Swap:
+        swap = self.journal.open(new)
+        assert len(swap.counters) == len(new.amounts) - 1
+        assert len(set(swap.counters)) == len(swap.counters)
+        return swap
+
+    @rule(target=open_swaps, purse=st.sampled_from(PURSES), face=st.integers(2, 5000), fee=st.integers(0, 1))
+    def a_token_comes_for_a_new_key(self, purse: Purse, face: int, fee: int) -> Swap:
+        return self.written(self.token("key", self.name("account"), purse, face, fee))
+
+    @rule(target=open_swaps, account=accounts, purse=st.sampled_from(PURSES), face=st.integers(2, 5000))
+    def a_token_comes_for_a_top_up(self, account: str, purse: Purse, face: int) -> Swap:
+        return self.written(self.token("topup", account, purse, face, 0))
+
+    def token(self, purpose: str, account: str, purse: Purse, face: int, fee: int) -> NewSwap:
+        swap_id = self.name("swap")
+        return NewSwap(
+            id=swap_id, purpose=purpose, purse=purse, face=face, fee=fee, amounts=(1, *split(face - fee - 1, POWERS)),
+            keyset="00aa", epoch=0, tag=b"tag", ys=(f"{swap_id}/1", f"{swap_id}/2"), inputs=b"sealed", account=account,
+            token_hash=f"token of {account}" if purpose == "key" else None,
+        )  # fmt: skip
+
+    @rule(target=accounts, swap=consumes(open_swaps))
+    def it_is_executed(self, swap: Swap) -> object:
+        assert self.book(swap)
+        assert not self.book(swap)
+        assert not self.journal.not_executed(swap, "refused")
+        account = swap.account or ""
+        self.expected[account] = self.expected.get(account, 0) + swap.credited_msat
+        return account if swap.purpose == "key" else multiple()
+
+    def book(self, swap: Swap, payment: Payment | None = None) -> bool:
+        key_hash = f"key of {swap.account}" if swap.purpose == "key" else None
+        return self.journal.executed(swap, self.coins(swap), key_hash=key_hash, payment=payment)
+
+    def coins(self, swap: Swap) -> list[StoredProof]:
+        return [
+            StoredProof(f"{swap.id}/out{n}", swap.purse, "00aa", amount, "C", 0, counter=counter,
+                        tag=b"tag" if counter is None else None)
+            for n, (amount, counter) in enumerate(zip(swap.amounts, (None, *swap.counters), strict=True))
+        ]  # fmt: skip
+
+    @rule(target=refused, swap=consumes(open_swaps), reuse=st.booleans())
+    def it_is_refused(self, swap: Swap, reuse: bool) -> Swap:
+        assert self.journal.not_executed(swap, "refused", reuse_counters=reuse)
+        assert not self.book(swap)
+        return swap
+
+    @rule(swap=consumes(open_swaps))
+    def it_was_spent_elsewhere(self, swap: Swap) -> None:
+        assert self.journal.not_executed(swap, "spent")
+        assert not self.book(swap)
+        with pytest.raises(InputsTaken):
+            self.journal.open(self.token_again(swap))
+
+    @rule(target=open_swaps, swap=consumes(refused))
+    def it_is_tried_again(self, swap: Swap) -> Swap:
+        return self.written(self.token_again(swap))
+
+    @rule(swap=open_swaps)
+    def its_coins_come_in_another_bundle(self, swap: Swap) -> None:
+        with pytest.raises(InputsTaken) as taken:
+            self.journal.open(self.token_again(swap, swap_id=self.name("swap")))
+        assert taken.value.open
+
+    def token_again(self, swap: Swap, swap_id: str | None = None) -> NewSwap:
+        return NewSwap(
+            id=swap_id or swap.id, purpose=swap.purpose, purse=swap.purse, face=swap.face, fee=swap.fee,
+            amounts=swap.amounts, keyset="00aa", epoch=0, tag=b"tag", ys=(f"{swap.id}/1", f"{swap.id}/2"),
+            inputs=b"sealed", account=swap.account, token_hash=swap.token_hash,
+        )  # fmt: skip
+
+    # --- holding and charging -----------------------------------------------------------------------
+
+    @rule(target=holds, account=accounts, amount=st.integers(1, 3_000_000), worker=st.sampled_from("vw"))
+    def a_request_begins(self, account: str, amount: int, worker: str) -> object:
+        hold, free = Hold(self.name("request"), account, amount), self.free(account)
+        if amount > free:
+            with pytest.raises(InsufficientBalance):
+                self.books.hold(hold.id, account, amount, worker=worker)
+            return multiple()
+        assert self.books.hold(hold.id, account, amount, worker=worker) == free - amount
+        return hold
+
+    def free(self, account: str) -> int:
+        row = self.store.db.execute("SELECT balance, held FROM accounts WHERE id = ?", (account,)).fetchone()
+        assert row[0] == self.expected[account]
+        return int(row[0] - row[1])
+
+    @rule(hold=holds, share=st.integers(0, 100))
+    def a_request_ends(self, hold: Hold, share: int) -> None:
+        """Perhaps for the second time, or after its worker was found dead."""
+        cost = hold.amount_msat * share // 100
+        if self.books.settle(self.end(hold, cost)) is Settled.SETTLED:
+            self.expected[hold.account] -= cost
+        assert self.books.settle(self.end(hold, hold.amount_msat)) is Settled.ALREADY_CLOSED
+
+    def end(self, hold: Hold, cost: int) -> Settlement:
+        return Settlement(
+            id=hold.id, account=hold.account, model="m", path="/v1/x", stream=False, status=200, end="complete",
+            hold_msat=hold.amount_msat, input_msat=cost // 3, output_msat=cost - cost // 3, usage_source="reported",
+            started_ms=1, ended_ms=2,
+        )  # fmt: skip
+
+    @rule(worker=st.sampled_from("vw"))
+    def a_worker_is_found_dead(self, worker: str) -> None:
+        self.books.release_worker(worker)
+        assert self.books.release_worker(worker) == 0
+
+    # --- money out ----------------------------------------------------------------------------------
+
+    @rule(account=accounts, by_swap=st.booleans(), refused_first=st.booleans())
+    def it_is_paid_back(self, account: str, by_swap: bool, refused_first: bool) -> None:
+        for purse, room_msat in self.refunds.rooms(account):
+            coins = self.proofs.unspent(purse)
+            wanted = whole_units(room_msat, purse.unit)
+            exact = greatest_below(coins, wanted, lambda coin: coin.amount)
+            amount = sum(coin.amount for coin in exact)
+            if not amount:
+                continue
+            refund = self.debit(account, purse, amount)
+            if refund is None:
+                return
+            if by_swap:
+                self.pay_by_swap(refund, coins, amount, refused_first)
+            else:
+                self.refunds.pay(Payment(refund.id, tuple(coin.Y for coin in exact), b"sealed"))
+            assert self.refunds.answered(account)[-1].id == refund.id
+            assert self.refunds.open_refunds(account) == []
+            return
+
+    def debit(self, account: str, purse: Purse, amount: int) -> Refund | None:
+        held = self.expected[account] - self.free(account)
+        if held:
+            with pytest.raises(RequestsRunning):
+                self.refunds.open(account, purse, to_msat(amount, purse.unit))
+            return None
+        refund = self.refunds.open(account, purse, to_msat(amount, purse.unit))
+        self.expected[account] -= refund.amount_msat
+        assert audit(self.store) == []  # owed, and not paid yet
+        return refund
+
+    def pay_by_swap(self, refund: Refund, coins: list[StoredProof], amount: int, refused_first: bool) -> None:
+        face = sum(coin.amount for coin in coins)
+        amounts = (1, *split(amount - 1, POWERS), *split(face - amount, POWERS))
+        for refused in (True, False) if refused_first else (False,):
+            swap = self.journal.open(
+                NewSwap(id=self.name("own"), purpose="refund", purse=refund.purse, face=face, fee=0, amounts=amounts,
+                        keyset="00aa", epoch=0, tag=b"tag", ys=tuple(coin.Y for coin in coins), cause=refund.id)
+            )  # fmt: skip
+            assert audit(self.store) == []
+            assert self.proofs.unspent(refund.purse) == []
+            if refused:
+                assert self.journal.not_executed(swap, "refused")
+                continue
+            count = list(itertools.accumulate(amounts)).index(amount) + 1
+            sent = self.coins(swap)[:count]
+            assert self.book(swap, Payment(refund.id, tuple(coin.Y for coin in sent), b"sealed"))
+
+    # --- what must hold -----------------------------------------------------------------------------
+
+    @invariant()
+    def the_books_prove(self) -> None:
+        if hasattr(self, "store"):
+            assert audit(self.store) == []
+            balances = dict(self.store.db.execute("SELECT id, balance FROM accounts").fetchall())
+            assert balances == self.expected
+            assert all(purse.surplus_msat >= 0 for purse in solvency(self.store.db))
+
+    @invariant()
+    def no_counter_is_lent_twice(self) -> None:
+        if hasattr(self, "store"):
+            rows = self.store.db.execute("SELECT mint, unit, counter FROM proofs WHERE counter IS NOT NULL").fetchall()
+            assert len(set(rows)) == len(rows)
+
+
+TestMoney = Money.TestCase
+TestMoney.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
