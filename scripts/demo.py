@@ -86,10 +86,10 @@ def parts(home: Path) -> Iterator[tuple[str, str, str, dict[str, str]]]:
         for part in (mint, llm):
             started.append(part)
             part.start()
-        mint.wait_until(f"{mint_url}/v1/info")
         llm.wait_until(f"{llm_url}/health")
         started.append(node)
         node.start()
+        mint.wait_until(f"{mint_url}/v1/info")
         wait_for_models(node, node_url)
         yield mint_url, llm_url, node_url, settings
     finally:
@@ -151,6 +151,8 @@ def ask(client: httpx.Client, token: str) -> int:
     say(f'\n▸ The token as the key, the question: "{QUESTION}"\n  ', end="")
     cost: dict[str, Any] = {}
     with client.stream("POST", "/v1/chat/completions", json=body(), headers=bearer(token)) as answer:
+        if answer.status_code != 200:
+            raise PartFailed(f"the node answered {answer.status_code}: {answer.read().decode()}")
         for line in answer.iter_lines():
             if not line.startswith("data: {"):
                 continue
