@@ -104,6 +104,10 @@ WITH rooms AS (
 )
 SELECT mint, unit, SUM(owed), SUM(held) FROM sums GROUP BY mint, unit ORDER BY mint, unit
 """
+_STRAY: Final = """
+SELECT 'coins of ' || SUM(p.amount) || ' ' || p.unit || ' are still reserved for the closed swap ' || p.taken_by
+FROM proofs p JOIN swaps s ON s.id = p.taken_by WHERE p.state = 'reserved' AND s.state <> 'sent' GROUP BY p.taken_by
+"""
 
 
 def balances_are_entries(db: Database) -> list[Finding]:
@@ -122,9 +126,9 @@ def booked_once(db: Database) -> list[Finding]:
 
 
 def solvent(db: Database) -> list[Finding]:
-    """4. Per mint and unit: what is owed is covered by coins in hand."""
+    """4. Per mint and unit: what is owed is covered by coins in hand, and those are really in hand."""
     short = [s for s in solvency(db) if s.surplus_msat < 0]
-    return [
+    return _findings(db, "owed ≤ coins in hand", _STRAY) + [
         Finding(
             "solvent",
             f"{s.purse.mint} ({s.purse.unit}): owed {s.owed_msat} msat, coins {s.held_msat} msat",

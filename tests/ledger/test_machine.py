@@ -12,6 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
+
 from addon.errors import InsufficientBalance, RequestsRunning
 from addon.ledger import (
     FILE_NAME,
@@ -21,6 +25,7 @@ from addon.ledger import (
     NewSwap,
     Payment,
     Proofs,
+    Purpose,
     Purse,
     Refund,
     Refunds,
@@ -34,9 +39,6 @@ from addon.ledger import (
 )
 from addon.money import to_msat, whole_units
 from addon.wallet.split import greatest_below, split
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 
 PURSES = [Purse("https://a.example", "sat"), Purse("https://a.example", "msat"), Purse("https://b.example", "sat")]
 POWERS = [1 << n for n in range(20)]
@@ -93,7 +95,7 @@ class Money(RuleBasedStateMachine):
     def a_token_comes_for_a_top_up(self, account: str, purse: Purse, face: int) -> Swap:
         return self.written(self.token("topup", account, purse, face, 0))
 
-    def token(self, purpose: str, account: str, purse: Purse, face: int, fee: int) -> NewSwap:
+    def token(self, purpose: Purpose, account: str, purse: Purse, face: int, fee: int) -> NewSwap:
         swap_id = self.name("swap")
         return NewSwap(
             id=swap_id, purpose=purpose, purse=purse, face=face, fee=fee, amounts=(1, *split(face - fee - 1, POWERS)),

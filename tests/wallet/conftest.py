@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import httpx
 import pytest
+
 from addon.ledger import FILE_NAME, Account, Books, Journal, Reports, Store, audit
 from addon.money import Unit
 from addon.settings import Settings
@@ -22,7 +23,6 @@ from addon.treasury import Receive, Received, RefundAccount, Refunded
 from addon.wallet.vault import Vault
 from scripts import realparts
 from scripts.payer import Payer
-
 from tests.wallet.faults import FaultyMint
 
 
@@ -109,9 +109,7 @@ class Node:
     async def receive(
         self, token: str, account: str = "", purpose: Literal["key", "topup"] = "key", least_msat: int = 0
     ) -> Received:
-        ask = Receive(
-            token=token, purpose=purpose, account=account or secrets.token_hex(8), least_msat=least_msat
-        )
+        ask = Receive(token=token, purpose=purpose, account=account or secrets.token_hex(8), least_msat=least_msat)
         answer = await self._vault.answer(ask)
         assert isinstance(answer, Received)
         return answer

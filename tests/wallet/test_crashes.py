@@ -14,11 +14,11 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
+
 from addon.errors import TokenAlreadySpent
 from addon.tokens import decode
 from addon.treasury import Receive, Treasury
 from scripts.payer import Payer
-
 from tests.wallet.conftest import Buyer, Node
 from tests.wallet.faults import FaultyMint, Hold, lose_reply
 from tests.wallet.processes import Home, Lines, ended
@@ -103,7 +103,9 @@ async def test_a_redemption_survives_death(home: Home, buyer: Buyer, place: tupl
     await prove(home, [100_000])
 
 
-@pytest.mark.parametrize(("place", "when"), named([(STATES, "before"), (SIGNED, "before"), (BOOK, "before"), (BOOK, "after")]))
+@pytest.mark.parametrize(
+    ("place", "when"), named([(STATES, "before"), (SIGNED, "before"), (BOOK, "before"), (BOOK, "after")])
+)
 async def test_a_recovery_survives_death(
     mint: str, tmp_path: Path, buyer: Buyer, place: tuple[str, str], when: str
 ) -> None:
@@ -167,9 +169,7 @@ BY_SWAP: list[Death] = [
     [pytest.param(1, *d, id=f"from hand, {d[1]} {d[0][1]}") for d in FROM_HAND]
     + [pytest.param(13, *d, id=f"by a swap, {d[1]} {d[0][1]}") for d in BY_SWAP],
 )
-async def test_a_refund_survives_death(
-    home: Home, buyer: Buyer, cost: int, place: tuple[str, str], when: str
-) -> None:
+async def test_a_refund_survives_death(home: Home, buyer: Buyer, cost: int, place: tuple[str, str], when: str) -> None:
     """(Incidents 38, 42, 56, 57.) Coins 1 and 32 pay 32 as they are; 20 takes a swap."""
     await one_life(home, receive(buyer.token(33)))
     charge(Node(home.state_dir, home.mints), "a", cost * 1000, "r")

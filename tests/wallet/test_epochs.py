@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from addon.errors import MintUnreachable, TokenAlreadySpent
 from scripts.payer import Payer
-
 from tests.wallet.conftest import Buyer, Node, Scene, scene
 from tests.wallet.faults import FaultyMint, answer, lose_reply
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
 import signal
@@ -12,11 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from addon.errors import SettingsError
 from addon.treasury import Receive, Treasury, Welcome
 from addon.wallet.__main__ import OWNED
 from scripts.payer import Payer
-
 from tests.wallet.conftest import Buyer, Node
 from tests.wallet.faults import FaultyMint, Hold
 from tests.wallet.processes import Home, Lines, ended
@@ -258,16 +259,24 @@ async def test_replies_are_matched_by_number(wallet: Lines) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", [b"not json\n", b"[]\n", b'{"op":"refund","account":"x"}\n', b"\x00\xff\n", b"{" * 5000 + b"\n", b"a" * (2 << 20) + b"\n"]
+    "line",
+    [
+        b"not json\n",
+        b"[]\n",
+        b'{"op":"refund","account":"x"}\n',
+        b"\x00\xff\n",
+        b"{" * 5000 + b"\n",
+        b"a" * (2 << 20) + b"\n",
+    ],
 )
-async def test_a_line_that_is_no_hello_ends_the_connection_not_the_wallet(wallet: Lines, home: Home, line: bytes) -> None:
+async def test_a_line_that_is_no_hello_ends_the_connection_not_the_wallet(
+    wallet: Lines, home: Home, line: bytes
+) -> None:
     await wallet.open()
     reader, writer = await asyncio.open_unix_connection(home.path / "sock")
     writer.write(line)
-    try:
+    with contextlib.suppress(ConnectionError):
         await asyncio.wait_for(reader.read(), 10)
-    except ConnectionError:
-        pass
     writer.close()
     assert (await wallet.ask({"op": "refund", "account": "x"}))["refused"]["code"] == "no_balance"
 
@@ -284,7 +293,9 @@ async def test_an_ask_that_it_does_not_know_is_answered_without_its_words(wallet
 async def test_its_environment_and_its_log_hold_no_nsec(wallet: Lines, home: Home) -> None:
     await wallet.open()
     assert home.nsec not in home.log
-    assert not [path for path in home.state_dir.rglob("*") if path.is_file() and home.nsec.encode() in path.read_bytes()]
+    assert not [
+        path for path in home.state_dir.rglob("*") if path.is_file() and home.nsec.encode() in path.read_bytes()
+    ]
 
 
 async def test_a_dead_wallet_is_started_again_by_the_next_ask(home: Home) -> None:

@@ -6,12 +6,12 @@ import asyncio
 from pathlib import Path
 
 import pytest
+
 from addon.errors import MintUnreachable, NoBalance, OutcomeUnknown, RequestsRunning
 from addon.ledger import Settlement
 from addon.tokens import decode
 from addon.wallet.seeds import Seeds
 from scripts.payer import Payer
-
 from tests.wallet.conftest import Buyer, Node, Scene, scene
 from tests.wallet.faults import FaultyMint, answer, lose_reply, lose_request
 
@@ -70,8 +70,8 @@ async def test_refunds_of_many_accounts_at_once_never_share_a_coin(stage: Scene)
     coins = [proof.secret for answer in answers for proof in decode(answer.token).proofs]
     assert len(set(coins)) == len(coins)
     await stage.close_books()
-    for answer in answers:
-        assert stage.buyer.spend(answer.token) == 19
+    for answered in answers:
+        assert stage.buyer.spend(answered.token) == 19
 
 
 async def test_nothing_ever_refunded_is_no_balance(stage: Scene) -> None:

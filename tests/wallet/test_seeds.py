@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from bip32 import BIP32  # type: ignore[import-untyped,unused-ignore]
+from mnemonic import Mnemonic
+
 from addon.errors import InternalError
 from addon.ledger import Purse
 from addon.wallet.seeds import Seeds, _recipe
-from bip32 import BIP32  # type: ignore[import-untyped,unused-ignore]
-from mnemonic import Mnemonic
 
 PHRASE = "half depart obvious quality work element tank gorilla view sugar picture humble"
 """The phrase of NUT-13's test vectors."""
@@ -36,8 +37,6 @@ def test_version_00_coins_are_those_of_the_bip32_library(keyset: str) -> None:
         secret, factor = recipe(counter)
         assert secret == other.get_privkey_from_path(f"{path}/{counter}'/0").hex()
         assert factor == other.get_privkey_from_path(f"{path}/{counter}'/1")
-
-
 
 
 def test_no_two_purposes_share_a_secret() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+
 from addon.errors import Overloaded
 from addon.wallet.slots import KeyedLocks, Slots
 

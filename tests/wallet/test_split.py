@@ -5,9 +5,10 @@ from __future__ import annotations
 from itertools import combinations
 
 import pytest
-from addon.wallet.split import enough, greatest_below, split, tagged
 from hypothesis import given
 from hypothesis import strategies as st
+
+from addon.wallet.split import enough, greatest_below, split, tagged
 
 POWERS = [1 << n for n in range(20)]
 few_coins = st.lists(st.sampled_from([1, 1, 2, 4, 8, 16, 32]), max_size=9)
@@ -61,9 +62,7 @@ def test_enough_coins_cover_amount_and_fee_or_there_are_none(coins: list[int], t
         assert sum(chosen) - fee(chosen) >= target
         assert len(chosen) == 1 or sum(chosen[:-1]) - fee(chosen[:-1]) < target
     else:
-        assert all(
-            sum(c) - fee(c) < target for n in range(1, len(coins) + 1) for c in combinations(coins, n)
-        )
+        assert all(sum(c) - fee(c) < target for n in range(1, len(coins) + 1) for c in combinations(coins, n))
 
 
 def test_among_equal_coins_the_first_given_is_taken() -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from addon.wallet.verdicts import Verdict, of_first_post, of_look, was_refused
-from addon.wallet.wire import Coded, NoAnswer, RateLimited, Uncoded, Unknown, Unreachable
 from hypothesis import given
 from hypothesis import strategies as st
+
+from addon.wallet.verdicts import Verdict, of_first_post, of_look, was_refused
+from addon.wallet.wire import Coded, NoAnswer, RateLimited, Uncoded, Unknown, Unreachable
 
 FIRST = [
     (Unreachable(), False, Verdict.REFUSED),
