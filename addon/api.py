@@ -65,6 +65,13 @@ def is_secret(path: str) -> bool:
     return path.startswith(ACCOUNT_PREFIXES)
 
 
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    offers: Offers
+    models: bytes
+    home: bytes
+
+
 class Api:
     """The handlers, by method and path."""
 
@@ -78,6 +85,7 @@ class Api:
         self._treasury = treasury
         self._offers = offers
         self._npub = npub
+        self._last: _Listed | None = None
         account: dict[tuple[str, str], Handler] = {
             ("GET", "/"): self._info,
             ("GET", ""): self._info,
@@ -108,12 +116,10 @@ class Api:
         return replies.answer(200, self._about(), call.caller)
 
     async def _home(self, call: Call) -> http.Response:
-        mints = list(self._settings.cashu_mints)
-        told = self._about() | {"mint": mints[0] if mints else "", "models": self._listings()}
-        return replies.answer(200, told, call.caller)
+        return replies.answer(200, self._listed().home, call.caller)
 
     async def _models(self, call: Call) -> http.Response:
-        return replies.answer(200, {"object": "list", "data": self._listings()}, call.caller)
+        return replies.answer(200, self._listed().models, call.caller)
 
     def _about(self) -> dict[str, Any]:
         chosen = self._settings
@@ -127,8 +133,15 @@ class Api:
             "onion_url": chosen.onion_url,
         }
 
-    def _listings(self) -> list[dict[str, Any]]:
-        return [listing(offer, self._settings) for offer in self._offers().by_id.values()]
+    def _listed(self) -> _Listed:
+        """The lists of models as bytes, made once for each set of offers: they can be long."""
+        offers = self._offers()
+        if self._last is None or self._last.offers is not offers:
+            data = [listing(offer, self._settings) for offer in offers.by_id.values()]
+            mint = next(iter(self._settings.cashu_mints), "")
+            home = replies.to_json(self._about() | {"mint": mint, "models": data})
+            self._last = _Listed(offers, replies.to_json({"object": "list", "data": data}), home)
+        return self._last
 
     # --- the account --------------------------------------------------------------------------------
 

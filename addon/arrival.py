@@ -87,7 +87,7 @@ def read(flow: http.HTTPFlow, *, max_body_bytes: int) -> Arrival:
         client=flow.client_conn.id,
         method=data.method.decode("latin-1"),
         path=path.decode("latin-1"),
-        query=dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=20)) if query else {},
+        query={} if refused is not None or not query else _query(query),
         headers=headers,
         secrets=tuple(secrets),
         body_bytes=length,
@@ -101,6 +101,11 @@ def hide_secrets(request: http.Request) -> None:
     fields = request.data.headers.fields
     request.data.headers.fields = tuple((n, v) for n, v in fields if n.lower() not in _PRIVATE)
     request.data.path = request.data.path.partition(b"?")[0]
+
+
+def _query(raw: bytes) -> dict[str, str]:
+    """A plus sign is one: tokens may hold it."""
+    return dict(parse_qsl(raw.decode("latin-1").replace("+", "%2B"), keep_blank_values=True))
 
 
 def _line_problem(data: http.RequestData) -> Failure | None:

@@ -26,12 +26,14 @@ def begin(payment: Payment, response: http.Response, *, most_bytes: int) -> None
     """The head of an answer: rewritten, and the way its body will go decided."""
     payment.status = response.status_code
     payment.first_byte_ms = time.time_ns() // 1_000_000
-    payment.waiting_since = time.monotonic()
     passed = response_headers(response.data.headers.fields)
     ours = [(k.encode(), v.encode("latin-1", "replace")) for k, v in payment.caller.headers]
     response.data.headers = http.Headers([*passed, *ours, *payment.told])
+    if payment.flow.request.http_version == "HTTP/1.0":
+        response.headers.pop("transfer-encoding", None)  # the connection's end ends the answer
     if response.status_code != 200:
-        stream_when_large(payment.flow, most_bytes, lambda: _pass_on)
+        late = _swallow if is_hidden(response.status_code) else _pass_on
+        stream_when_large(payment.flow, most_bytes, lambda: late)
     elif _is_live(payment, response):
         _go_live(payment, response)
     else:
@@ -99,7 +101,6 @@ def _flow(payment: Payment, chunk: bytes) -> bytes | list[bytes]:
     """Called for each chunk, and with b"" at the end."""
     assert payment.meter is not None
     if chunk:
-        payment.waiting_since = time.monotonic()
         return payment.meter.feed(chunk)
     rest = payment.meter.end()
     try:
@@ -120,6 +121,10 @@ def _receipt(payment: Payment) -> bytes:
 
 def _pass_on(chunk: bytes) -> bytes | list[bytes]:
     return chunk or []
+
+
+def _swallow(_: bytes) -> bytes | list[bytes]:
+    return []
 
 
 def _encoding(response: http.Response) -> str:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -120,6 +121,12 @@ def close_upstream(flow: http.HTTPFlow) -> None:
     handler = _handler(flow.client_conn)
     if handler is not None:
         handler.close_connection(flow.server_conn)
+
+
+def idle_s(flow: http.HTTPFlow) -> float:
+    """Seconds since the last byte on a flow's connections, either way."""
+    handler = _handler(flow.client_conn)
+    return 0.0 if handler is None else time.time() - handler.timeout_watchdog.last_activity
 
 
 def close_forgotten(client: Client) -> None:

@@ -271,13 +271,15 @@ class Node:
         """Ends waits that are too long: for the first byte, and between bytes."""
         while True:
             await asyncio.sleep(WATCH_EVERY_S)
-            now = time.monotonic()
             for payment in list(self.payments.values()):
-                first = payment.first_byte_ms is None
-                limit = self.settings.upstream_timeout if first else self.settings.upstream_idle_timeout
-                if now - payment.waiting_since > limit and not payment.timed_out:
+                if not payment.timed_out and self._waits_too_long(payment):
                     payment.timed_out = True
                     inject.close_upstream(payment.flow)
+
+    def _waits_too_long(self, payment: Payment) -> bool:
+        if payment.first_byte_ms is None:
+            return time.monotonic() - payment.admitted_at > self.settings.upstream_timeout
+        return inject.idle_s(payment.flow) > self.settings.upstream_idle_timeout
 
     async def drain(self) -> None:
         """Waits for the payments in flight, up to DRAIN_TIMEOUT."""

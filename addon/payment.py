@@ -18,8 +18,8 @@ from addon.replies import Caller
 class Payment:
     """Kept by the node, taken out once: whoever takes it closes it.
 
-    `told`: headers that tell what was changed in the request. `waiting_since`: monotonic time of the
-    admission, or of the last byte. `delivered`: some of the answer is with the client.
+    `told`: headers that tell what was changed in the request. `admitted_at`: monotonic. `delivered`: some of
+    the answer is with the client.
     """
 
     paid: PaidRequest
@@ -27,7 +27,7 @@ class Payment:
     caller: Caller
     told: list[tuple[bytes, bytes]]
     btc_usd: Decimal | None
-    waiting_since: float
+    admitted_at: float
     meter: Meter | None = None
     metered: Metered | None = None
     settlement: Settlement | None = None

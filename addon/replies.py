@@ -131,13 +131,18 @@ def error(failure: Failure, caller: Caller, *, extra: Sequence[tuple[str, str]] 
 
 
 def answer(
-    status: int, body: Mapping[str, Any] | None, caller: Caller, *, extra: Sequence[tuple[str, str]] = ()
+    status: int, body: Mapping[str, Any] | bytes | None, caller: Caller, *, extra: Sequence[tuple[str, str]] = ()
 ) -> http.Response:
-    """A JSON answer of this node's own; None: no body."""
-    content = b"" if body is None else json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
+    """A JSON answer of this node's own, or one that is JSON already; None: no body."""
+    content = b"" if body is None else body if isinstance(body, bytes) else to_json(body)
     typed = [] if body is None else [("content-type", "application/json"), ("x-content-type-options", "nosniff")]
     headers = [*typed, ("cache-control", "no-store"), *caller.headers, *extra]
     return http.Response.make(status, content, [(k.encode(), v.encode("latin-1", "replace")) for k, v in headers])
+
+
+def to_json(body: Mapping[str, Any]) -> bytes:
+    """JSON as it goes to clients; a lone surrogate becomes a question mark."""
+    return json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
 
 
 def without_body(response: http.Response) -> http.Response:

@@ -81,7 +81,7 @@ def prepare(
     data.headers = http.Headers(upstream.request_headers(target, list(arrived.headers.items()), len(body)))
     data.content = body
     told = _told(order, fitted)
-    return Payment(paid, flow, caller, told, node.settings.btc_usd, waiting_since=time.monotonic())
+    return Payment(paid, flow, caller, told, node.settings.btc_usd, admitted_at=time.monotonic())
 
 
 def payment_required(amount_msat: int) -> PaymentRequired:
@@ -131,6 +131,6 @@ def _told(order: Order, fitted: Fitted) -> list[tuple[bytes, bytes]]:
     cap = orders.told_cap(order, fitted)
     told = [] if cap is None else [(b"X-Routstr-Max-Tokens", b"%d" % cap)]
     if order.dropped:
-        names = ", ".join(name[:64] for name in order.dropped[:20])
-        told.append((b"X-Routstr-Dropped-Params", names.encode("ascii", "replace").translate(None, b"\r\n")))
+        names = ", ".join("".join(c for c in name[:64] if c.isprintable()) for name in order.dropped[:20])
+        told.append((b"X-Routstr-Dropped-Params", names.encode("ascii", "replace")))
     return told
