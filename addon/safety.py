@@ -11,7 +11,6 @@ from typing import Any, Final
 
 from mitmproxy import ctx
 
-
 _REFUSED: Final[Mapping[str, str]] = {
     "stream_large_bodies": "a streamed request reaches the upstream before it is paid",
     "ignore_hosts": "ignored connections pass without any hook",
