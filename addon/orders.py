@@ -30,6 +30,8 @@ class Order:
     cap: Cap
     bounds: Bounds
     dropped: tuple[str, ...]
+    is_whole: bool
+    """Whether `body` holds every field of `raw`: none was dropped, none was null."""
     minimum_msat: int
     min_output: int
 
@@ -79,7 +81,18 @@ def read(family: Family, raw: bytes, offers: Offers, settings: Settings) -> Orde
         default_context=settings.default_context_length,
         min_output=settings.min_output_tokens,
     )
-    return Order(family, offer, body, raw, cap, bounds, dropped, settings.min_request_msat, settings.min_output_tokens)
+    return Order(
+        family=family,
+        offer=offer,
+        body=body,
+        raw=raw,
+        cap=cap,
+        bounds=bounds,
+        dropped=dropped,
+        is_whole=len(body) == len(parsed),
+        minimum_msat=settings.min_request_msat,
+        min_output=settings.min_output_tokens,
+    )
 
 
 def sent_body(order: Order, fitted: Fitted) -> bytes:
@@ -91,7 +104,7 @@ def sent_body(order: Order, fitted: Fitted) -> bytes:
     elif order.family.asks_usage:
         body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
         body["stream_options"] = {k: v for k, v in body["stream_options"].items() if k in _STREAM_OPTIONS}
-    unchanged = not order.dropped and body == order.body
+    unchanged = order.is_whole and body == order.body
     return order.raw if unchanged else serialise(body)
 
 
