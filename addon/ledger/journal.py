@@ -165,6 +165,11 @@ class Journal:
                 self._return(swap)
         return True
 
+    def forget_refused(self, *, before: int) -> None:
+        """Rows that were refused before this time (unix seconds): nothing depends on them."""
+        with self._store.transaction():
+            self._execute("DELETE FROM swaps WHERE state = 'refused' AND closed_at < ?", (before,))
+
     def lose(self, ys: Sequence[str]) -> None:
         """Own coins that the mint holds spent, though no swap or refund here spent them."""
         with self._store.transaction():

@@ -80,6 +80,11 @@ class Proofs:
         """Which of these coins are, or ever were, in this file."""
         return {y for y in ys if self._execute("SELECT 1 FROM proofs WHERE Y = ?", (y,)).fetchone()}
 
+    def any_derived(self) -> StoredProof | None:
+        """One coin that was derived from the seed, if there is any: shows whose file this is."""
+        found = self._select("Y = (SELECT Y FROM proofs WHERE counter IS NOT NULL LIMIT 1)", ())
+        return found[0] if found else None
+
     def add(self, proofs: Sequence[StoredProof], *, made_by: str) -> None:
         """New coins of an executed swap. A coin that is there already stays as it is (a repeated recovery)."""
         for p in proofs:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from addon.ledger import Purse, Refund, StoredProof
 from addon.tokens import Proof, encode
+from addon.wallet.curve import point_of
 from addon.wallet.seeds import Output, Seeds, tag_secret
 
 TAG = "tag"
@@ -18,6 +19,10 @@ class Coins:
 
     def __init__(self, seeds: Seeds) -> None:
         self._seeds = seeds
+
+    def made_here(self, coin: StoredProof | None) -> bool:
+        """Whether a derived coin of the ledger is of this node's secret; true if there is none yet."""
+        return coin is None or point_of(self._secret(coin)) == coin.Y
 
     def spendable(self, coin: StoredProof) -> Proof:
         """A coin with its secret."""

@@ -39,12 +39,14 @@ from addon.wallet.seeds import NONCE_BYTES
 from addon.wallet.slots import KeyedLocks
 from addon.wallet.split import tagged
 from addon.wallet.swap import Ended, Swaps
-from addon.wallet.verdicts import KEYSET_CODES, Verdict
+from addon.wallet.verdicts import KEYSET_CODES, PENDING_CODE, Verdict
 from addon.wallet.wire import Coded, NoAnswer, RateLimited, Unreachable
 
 LIMIT_S: Final = 10.0
 """After it the asker is told what is known; the swap goes on."""
 MOST_OUTPUTS: Final = 50
+MOST_MSAT: Final = 10**15
+"""In one token: 10,000 bitcoin. A ledger of thousands of such tokens still counts in 64 bits."""
 TRIES: Final = 4
 
 SPENT: Final = "This token was already spent."
@@ -126,7 +128,7 @@ class Receiver:
             if row is not None and row.state == "failed":
                 raise TokenAlreadySpent(SPENT)
             if row is not None and row.state == "sent":
-                task = self._swaps.resume(row)
+                task = self._swaps.resume(row.id)
             else:
                 task = await self._begin(mint, facts, offer)
                 began = task is not None
@@ -187,6 +189,8 @@ class Receiver:
                 return out_of_reach(offer.purse.mint, reason)
             case Verdict.STALE, _:
                 return MintUnreachable("The node could not prepare fresh coins at this mint; try again in a moment.")
+            case _, Coded(code=number) if number == PENDING_CODE:
+                return InvalidToken("The token's coins are part of another payment at their mint at this moment.")
             case _, reason:
                 code = f" (code {reason.code})" if isinstance(reason, Coded) else ""
                 return self._refusals.note(offer.id, InvalidToken(f"The mint refuses this token{code}."))
@@ -235,6 +239,6 @@ def _amounts(facts: Facts, offer: _Offer) -> tuple[int, ...]:
     if available_msat < offer.ask.least_msat:
         raise InsufficientBalance(offer.ask.least_msat, available_msat)
     amounts = tagged(face - fee, facts.active(unit).denominations)
-    if len(amounts) > MOST_OUTPUTS:
+    if len(amounts) > MOST_OUTPUTS or available_msat > MOST_MSAT:
         raise InvalidToken("The token is worth more than this node takes at once.")
     return amounts

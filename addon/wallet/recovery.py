@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
-from typing import Any
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Final
 
 from addon.errors import Failure
 from addon.ledger import Journal, Purse, Refund, Refunds
@@ -20,6 +21,9 @@ from addon.wallet.refund import Refunder
 from addon.wallet.swap import Swaps, pauses, place
 from addon.wallet.wire import NoAnswer
 
+KEEP_REFUSED_S: Final = 86_400
+"""Strangers can make rows that a mint refuses: they are kept a day, to be looked at."""
+
 log = logging.getLogger("wallet.recovery")
 
 
@@ -28,7 +32,7 @@ class Recovery:
 
     def __init__(
         self, accepted: Sequence[str], journal: Journal, refunds: Refunds, mints: Mints, epochs: Epochs,
-        swaps: Swaps, refunder: Refunder,
+        swaps: Swaps, refunder: Refunder, clock: Callable[[], float] = time.time,
     ) -> None:  # fmt: skip
         self._accepted = accepted
         self._journal = journal
@@ -37,13 +41,15 @@ class Recovery:
         self._epochs = epochs
         self._swaps = swaps
         self._refunder = refunder
+        self._clock = clock
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self) -> int:
         """Takes up every open row at once; returns how many there are."""
+        self._journal.forget_refused(before=int(self._clock()) - KEEP_REFUSED_S)
         swaps, refunds = self._journal.open_swaps(), self._refunds.open_refunds()
         for swap in swaps:
-            self._swaps.resume(swap)
+            self._swaps.resume(swap.id)
         for refund in refunds:
             self._spawn(self._pay(refund))
         for url in self._accepted:

@@ -13,12 +13,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from addon.errors import Failure, MintUnreachable, NoBalance, OutcomeUnknown, RequestsRunning, WalletUnavailable
+from addon.errors import (
+    Failure,
+    MintError,
+    MintUnreachable,
+    NoBalance,
+    OutcomeUnknown,
+    RequestsRunning,
+    WalletUnavailable,
+)
 from addon.ledger import (
     REQUESTS_RUNNING,
     CoinsMoved,
@@ -31,6 +39,7 @@ from addon.ledger import (
     Reports,
     Solvency,
     StoredProof,
+    Swap,
     patiently,
 )
 from addon.money import to_msat, whole_units
@@ -41,10 +50,11 @@ from addon.wallet.mints import Facts, Mint, Mints
 from addon.wallet.seeds import NONCE_BYTES
 from addon.wallet.slots import KeyedLocks
 from addon.wallet.split import enough, greatest_below, split
-from addon.wallet.swap import Swaps
+from addon.wallet.swap import Ended, Swaps
 from addon.wallet.wire import NoAnswer, RateLimited, Unreachable
 
 LIMIT_S: Final = 10.0
+SETTLE_S: Final = 5.0
 MOST_COINS: Final = 60
 """In one token: it has to fit into headers, and into the decoders of others."""
 MOST_INPUTS: Final = 200
@@ -92,17 +102,27 @@ class Refunder:
 
         Raises NoBalance, RequestsRunning, MintError; OutcomeUnknown while money of the account is on its way.
         """
-        opened = False
+        owing = False
         try:
             async with asyncio.timeout(LIMIT_S), self._accounts(account):
-                await self._settled(account)
-                opened = bool(self._refunds.open_refunds(account)) or await self._open(account)
-                paid = self._refunds.open_refunds(account)
-                for refund in paid:
-                    await self.pay(refund)
-                return self._told(account, {refund.id for refund in paid})
+                settled = await self._settled(account)
+                owed = self._refunds.open_refunds(account)
+                owing = bool(owed)
+                failures = [await self._tried(refund) for refund in owed]
+                paid = {refund.id for refund, failure in zip(owed, failures, strict=True) if failure is None}
+                if not paid:
+                    fresh = await self._open(account, {refund.purse for refund in owed})
+                    if fresh is not None:
+                        owing = True
+                        await self.pay(fresh)
+                        paid = {fresh.id}
+                    elif owed:
+                        raise failures[0] or MintUnreachable(OWED)
+                    elif not settled:
+                        raise _on_its_way()
+                return self._told(account, paid)
         except TimeoutError:
-            raise (MintUnreachable(OWED) if opened else _on_its_way()) from None
+            raise (MintUnreachable(OWED) if owing else _on_its_way()) from None
 
     async def pay(self, refund: Refund) -> None:
         """Drives one open refund to its end. Raises Failure: still owed."""
@@ -112,32 +132,51 @@ class Refunder:
                 row = self._refunds.find(refund.id)
                 if row is None or row.state == "done":
                     return
-                for swap in self._journal.open_swaps_of(cause=refund.id):
-                    await asyncio.shield(self._swaps.resume(swap))
-                    break
+                tasks = self._resumed(self._journal.open_swaps_of(cause=refund.id))
+                if tasks:
+                    await asyncio.wait(tasks)
                 else:
                     await self._pay_once(mint, row)
         raise MintUnreachable(OWED)
 
     # --- deciding -----------------------------------------------------------------------------------
 
-    async def _settled(self, account: str) -> None:
-        """Waits until nothing that brings this account money is open: else we might say that it has none."""
-        for swap in self._journal.open_swaps_of(account=account):
-            await asyncio.shield(self._swaps.resume(swap))
+    async def _settled(self, account: str) -> bool:
+        """Whether nothing that brings this account money is open, after a while: else we might say it has none."""
+        tasks = self._resumed(self._journal.open_swaps_of(account=account))
+        if tasks:
+            await asyncio.wait(tasks, timeout=SETTLE_S)
+        return not self._journal.open_swaps_of(account=account)
 
-    async def _open(self, account: str) -> bool:
-        """Debits what can be paid now; False: nothing can."""
-        row = self._reports.account(account)
+    def _resumed(self, swaps: Sequence[Swap]) -> list[asyncio.Task[Ended]]:
+        return [task for swap in swaps if (task := self._swaps.resume(swap.id)) is not None]
+
+    async def _tried(self, refund: Refund) -> Failure | None:
+        """Pays what is owed already; why not, if its mint does not let us: other mints may pay meanwhile."""
+        try:
+            await self.pay(refund)
+        except Failure as failure:
+            return failure
+        return None
+
+    async def _open(self, account: str, but: Collection[Purse]) -> Refund | None:
+        """Debits what can be paid now; None: nothing can. Raises MintError when a mint that owes is out of reach."""
+        row, away = self._reports.account(account), None
         if row is not None and row.held_msat:
             raise RequestsRunning(REQUESTS_RUNNING)
         for purse, room_msat in self._refunds.rooms(account):
-            wanted = whole_units(room_msat, purse.unit)
-            if wanted and (amount := await self._payable(purse, wanted)):
+            wanted = 0 if purse in but else whole_units(room_msat, purse.unit)
+            try:
+                amount = await self._payable(purse, wanted) if wanted else 0
+            except MintError as failure:
+                away = away or failure
+                continue
+            if amount:
                 debit = partial(self._refunds.open, account, purse, to_msat(amount, purse.unit))
-                await patiently(debit)
-                return True
-        return False
+                return await patiently(debit)
+        if away is not None:
+            raise away
+        return None
 
     async def _payable(self, purse: Purse, wanted: int) -> int:
         """How much of `wanted` can be paid now, if need be with a swap whose fee the operator's surplus covers."""
@@ -161,9 +200,9 @@ class Refunder:
 
     def _told(self, account: str, paid: set[str]) -> Refunded:
         """What was paid now, and since the last top-up: one may have come in while this was paid."""
-        earlier = self._refunds.answered(account)
-        now = [self._refunds.find(refund_id) for refund_id in paid - {refund.id for refund in earlier}]
-        answered = sorted((r for r in (*now, *earlier) if r is not None), key=lambda refund: refund.id)
+        earlier = [refund for refund in self._refunds.answered(account) if refund.id not in paid]
+        now = [found for refund_id in sorted(paid) if (found := self._refunds.find(refund_id)) is not None]
+        answered = [*earlier, *now]
         if not answered:
             raise NoBalance(NO_BALANCE)
         last, tokens = answered[-1], tuple(self._coins.open_token(refund) for refund in answered)

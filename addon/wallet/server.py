@@ -75,7 +75,7 @@ class Server:
             with contextlib.suppress(ConnectionError, ValueError):
                 if await self._greeted(reader, writer):
                     while line := await reader.readline():
-                        self._take(json.loads(line), writer)
+                        self._take(_message(line), writer)
         finally:
             self._workers.discard(writer)
             self._changed.set()
@@ -85,7 +85,7 @@ class Server:
         line = await reader.readline()
         if not line:
             return False
-        message = json.loads(line)
+        message = _message(line)
         n = message.pop("n", 0)
         reply: BaseModel
         try:
@@ -99,9 +99,6 @@ class Server:
         return not isinstance(reply, Refusal)
 
     def _welcome(self, hello: Hello, writer: asyncio.StreamWriter) -> BaseModel:
-        if self._failure is not None:
-            self._leave()
-            raise self._failure
         if hello.settings_hash != self._settings_hash or hello.protocol != PROTOCOL:
             if self._workers:
                 raise SettingsError(
@@ -110,7 +107,9 @@ class Server:
                 )
             self._leave()
             raise WalletUnavailable("The wallet that runs has other settings; it makes room for a new one.")
-        assert self._vault is not None
+        if self._vault is None:
+            self._leave()
+            raise self._failure or InternalError("The wallet could not start.")
         if hello.role == "worker":
             self._workers.add(writer)
             self._changed.set()
@@ -144,6 +143,17 @@ class Server:
         except Exception as error:
             log.error("an ask failed: %s", place(error))
             return refusal(InternalError("The wallet failed; what it began goes on. Try again in a moment."))
+
+
+def _message(line: bytes) -> dict[str, Any]:
+    """One line as an object. Raises ValueError."""
+    try:
+        message = json.loads(line)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if not isinstance(message, dict):
+        raise ValueError("no object")
+    return message
 
 
 async def _send(writer: asyncio.StreamWriter, n: object, answer: BaseModel) -> None:

@@ -12,6 +12,7 @@ that leaves does not stop it. While its outcome is unknown it keeps its place am
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -84,6 +85,7 @@ class Swaps:
         self._epochs = epochs
         self._coins = Coins(seeds)
         self._running: dict[str, asyncio.Task[Ended]] = {}
+        self._hurry: dict[str, asyncio.Event] = {}
 
     async def begin(self, mint: Mint, plan: Callable[[], NewSwap | None]) -> asyncio.Task[Ended] | None:
         """Writes a swap down and starts it, once the mint has a place free; None when `plan` wants none.
@@ -103,10 +105,14 @@ class Swaps:
             return None
         return self._run(swap, mint, first=True)
 
-    def resume(self, swap: Swap) -> asyncio.Task[Ended]:
-        """The task that drives an open row: the one that does, or a new one for what an earlier life left."""
-        if swap.id in self._running:
-            return self._running[swap.id]
+    def resume(self, swap_id: str) -> asyncio.Task[Ended] | None:
+        """The task that drives an open row, hurried on, or a new one for what an earlier life left; None: closed."""
+        if swap_id in self._running:
+            self._hurry[swap_id].set()
+            return self._running[swap_id]
+        swap = self._journal.find(swap_id)
+        if swap is None or swap.state != "sent":
+            return None
         mint = self._mints.at(swap.purse.mint)
         mint.slots.occupy()
         return self._run(swap, mint, first=False)
@@ -123,10 +129,11 @@ class Swaps:
     # --- driving ------------------------------------------------------------------------------------
 
     def _run(self, swap: Swap, mint: Mint, *, first: bool) -> asyncio.Task[Ended]:
+        self._hurry[swap.id] = asyncio.Event()
         task = self._running[swap.id] = asyncio.create_task(self._drive(swap, mint, first=first))
 
         def over(_: asyncio.Task[Ended]) -> None:
-            self._running.pop(swap.id, None)
+            del self._running[swap.id], self._hurry[swap.id]
             mint.slots.give()
 
         task.add_done_callback(over)
@@ -143,7 +150,7 @@ class Swaps:
             except Exception as error:
                 log.error("swap %s goes on later: %s", swap.id[:16], place(error))
             first = False
-            await asyncio.sleep(pause_s)
+            await self._pause(swap.id, pause_s)
         raise AssertionError("pauses end never")
 
     def _prepare(self, swap: Swap, mint: Mint) -> _Work:
@@ -185,8 +192,17 @@ class Swaps:
             elif look.verdict is not Verdict.LOOK and (certain or seen is look.verdict):
                 return await self._close(work, look, reason)
             seen = look.verdict
-            await asyncio.sleep(pause_s)
+            await self._pause(work.swap.id, pause_s)
         raise AssertionError("pauses end never")
+
+    async def _pause(self, swap_id: str, pause_s: float) -> None:
+        """Until the next try; somebody who asks about the row shortens it."""
+        hurry = self._hurry[swap_id]
+        await asyncio.sleep(min(FIRST_PAUSE_S, pause_s))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pause_s - FIRST_PAUSE_S):
+                await hurry.wait()
+        hurry.clear()
 
     async def _post(self, work: _Work) -> NoAnswer | None:
         """Asks for the swap and books it; None: done. Smallest outputs first, so that the order tells little."""

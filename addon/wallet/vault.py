@@ -34,6 +34,8 @@ class Vault:
         seeds, accepted = Seeds(secret), _canonical(settings.cashu_mints)
         self._key_secret = seeds.key_secret.hex()
         journal, proofs, refunds = Journal(self._store), Proofs(self._store), Refunds(self._store)
+        if not Coins(seeds).made_here(proofs.any_derived()):
+            raise SettingsError(f"NSEC: the coins in {state_dir / FILE_NAME} were made with another one. Set that one.")
         reports = Reports(self._store)
         mints, epochs = Mints(new_client(), journal.keyset_mints()), Epochs(journal, seeds)
         swaps = Swaps(journal, proofs, refunds, seeds, mints, epochs)

@@ -36,6 +36,7 @@ from addon.wallet.answers import ProofState
 from addon.wallet.wire import Coded, NoAnswer, RateLimited, Uncoded, Unreachable
 
 SPENT_CODE: Final = 11001
+PENDING_CODE: Final = 11002
 SIGNED_CODE: Final = 11003
 AMBIGUOUS_WHEN_REPEATED: Final = frozenset((11001, 11002, 11003, 11004))
 """Spent, pending, signed, being signed: by ourselves, perhaps."""

@@ -68,7 +68,7 @@ def new_client() -> httpx.AsyncClient:
         limits=httpx.Limits(max_connections=64, max_keepalive_connections=16),
         trust_env=False,
         follow_redirects=False,
-        headers={"user-agent": "routstr-mitmproxy", "accept": "application/json"},
+        headers={"user-agent": "routstr-mitmproxy", "accept": "application/json", "accept-encoding": "identity"},
     )
 
 

@@ -111,6 +111,20 @@ async def test_another_nodes_directory_is_not_taken_over(home: Home) -> None:
     await again.stop()
 
 
+async def test_a_ledger_of_another_nsec_is_not_spent_with_this_one(mint: str, tmp_path: Path) -> None:
+    """A restored ledger and a wrong NSEC: its refunds would be worthless tokens."""
+    home, buyer = Home(tmp_path / "s", (mint,)), Buyer(Payer(mint), mint)
+    treasury = Treasury(home.settings)
+    await treasury.start()
+    await treasury.receive(Receive(token=buyer.token(7), purpose="key", account="a"))
+    await treasury.stop()
+    (home.path / "npub").unlink()
+    wrong = Treasury(replace(home, nsec=secrets.token_hex(32)).settings)
+    with pytest.raises(SettingsError, match="NSEC"):
+        await wrong.start()
+    await wrong.stop()
+
+
 # --- one owner, and how it ends ---------------------------------------------------------------------
 
 

@@ -189,6 +189,31 @@ async def test_an_unknown_outcome_is_told_as_such_and_never_as_spent(
     await stage.close_books()
 
 
+async def test_asking_again_hurries_a_recovery_that_waits(stage: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mint that was down for long is looked at again as soon as somebody asks."""
+    await stage.node.receive(stage.buyer.token(1))
+    monkeypatch.setattr("addon.wallet.receive.LIMIT_S", 1.5)
+    monkeypatch.setattr("addon.wallet.swap.LONGEST_PAUSE_S", 1000.0)
+    monkeypatch.setattr("addon.wallet.swap.FIRST_PAUSE_S", 0.6)
+    token = stage.buyer.token(50)
+    stage.mint.next("/v1/swap", lose_reply)
+    stage.mint.always("/v1/checkstate", answer(503, {}))
+    with pytest.raises(OutcomeUnknown):
+        await stage.node.receive(token)
+    stage.mint.always("/v1/checkstate", None)
+    assert (await stage.node.receive(token)).credited_msat == 50_000
+    await stage.close_books()
+
+
+async def test_coins_in_another_payment_are_refused_for_the_moment_only(stage: Scene) -> None:
+    token = stage.buyer.token(6)
+    stage.mint.next("/v1/swap", answer(400, {"detail": "proofs are pending", "code": 11002}))
+    with pytest.raises(InvalidToken, match="another payment"):
+        await stage.node.receive(token)
+    assert (await stage.node.receive(token)).credited_msat == 6_000
+    await stage.close_books()
+
+
 # --- refusals: the client still has its coins -------------------------------------------------------
 
 

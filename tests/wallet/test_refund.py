@@ -141,6 +141,27 @@ async def test_coins_go_back_where_they_came_from(mint: str, fee_mint: str, tmp_
     await asyncio.to_thread(node.proves)
 
 
+async def test_a_mint_that_is_down_does_not_keep_the_coins_of_another(mint: str, fee_mint: str, tmp_path: Path) -> None:
+    """(Incident 55: one bad mint stopped all.)"""
+    bad = FaultyMint(mint)
+    await bad.up()
+    plain, costly = Buyer(Payer(mint), bad.url), Buyer(Payer(fee_mint), fee_mint)
+    node = Node(tmp_path / "state", (bad.url, fee_mint)).start()
+    account = (await node.receive(plain.token(100))).account
+    await node.receive(costly.token(51), account, "topup")
+    bad.down()
+    with pytest.raises(MintUnreachable):  # debited from the larger room, and owed
+        await node.refund(account)
+    assert (await node.refund(account)).amount == 50
+    with pytest.raises(MintUnreachable):
+        await node.refund(account)
+    await bad.up()
+    assert (await node.refund(account)).amount == 100
+    assert node.account(account).balance_msat == 0
+    await asyncio.to_thread(node.proves)
+    bad.down()
+
+
 async def test_a_fee_that_nobody_earned_yet_is_not_taken_from_other_peoples_coins(fee_stage: Scene) -> None:
     """What cannot be paid without a fee waits on the account; the books stay solvent."""
     one = (await fee_stage.node.receive(fee_stage.buyer.token(60))).account
