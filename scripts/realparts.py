@@ -139,11 +139,12 @@ def llm(home: Path, model: Path, *, name: str, embeddings: bool = False, threads
 
 
 def node(
-    home: Path, upstream: str, env: Mapping[str, str], *, port: int | None = None, options: Sequence[str] = ()
-) -> tuple[Part, str]:
-    """The product by its public command; not started yet. And its address."""
+    home: Path, upstream: str, env: Mapping[str, str], *, port: int | None = None, options: Sequence[str] = (),
+    addon: Path | None = None,
+) -> tuple[Part, str]:  # fmt: skip
+    """The product by its public command; not started yet. And its address. `addon`: another place of its files."""
     at = port or free_port()
     mitmdump = Path(sys.executable).with_name("mitmdump")
-    command = [str(mitmdump), "-s", str(ROOT / "addon" / "routstr.py"), "--mode", f"reverse:{upstream}"]
+    command = [str(mitmdump), "-s", str((addon or ROOT / "addon") / "routstr.py"), "--mode", f"reverse:{upstream}"]
     command += ["--listen-host", "127.0.0.1", "--listen-port", str(at), *options]
     return Part("the node", command, home, {"PYTHONUNBUFFERED": "1"} | dict(env)), f"http://127.0.0.1:{at}"
