@@ -13,7 +13,7 @@ import gc
 import logging
 import os
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -182,6 +182,19 @@ class Node:
         """The payment of a flow, once: whoever takes it closes it."""
         self.gate.withdraw(flow)
         return self.payments.pop(flow.id, None)
+
+    @contextlib.asynccontextmanager
+    async def ending(self, flow: http.HTTPFlow) -> AsyncIterator[Payment | None]:
+        """Takes a flow's payment for as long as its end is worked on; a bug meanwhile gives the hold back."""
+        payment = self.take(flow)
+        try:
+            yield payment
+        except BaseException:
+            if payment is not None:
+                payment.metered = None if payment.settlement is None else payment.metered
+                payment.meter = None
+                await self.close(payment, "upstream_failed")
+            raise
 
     async def close(self, payment: Payment, end: End) -> Settlement:
         """Settles a payment that was taken, and books it, or keeps on trying to."""

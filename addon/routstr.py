@@ -32,6 +32,7 @@ from addon.gate import Gate
 from addon.metering import Family
 from addon.node import NAME as NODE_NAME
 from addon.node import Node
+from addon.payment import Payment
 from addon.replies import Caller
 
 logger = logging.getLogger("routstr")
@@ -72,7 +73,7 @@ class Routstr:
         """Shuts the gate first: whatever fails below, nothing is forwarded."""
         gate = ctx.master.addons.get(GATE_NAME) or Gate()
         found = ctx.master.addons.get(NODE_NAME)
-        safety.stop_reloading()
+        safety.stop_reloading(Path(__file__))
         safety.override()
         try:
             self._node = found or Node(settings.load(), gate)
@@ -230,21 +231,27 @@ class Routstr:
     @guarded
     async def response(self, flow: http.HTTPFlow) -> None:
         """The upstream's end: booked before the client's."""
-        payment = None if self._node is None else self._node.take(flow)
-        if self._node is None or payment is None or flow.response is None:
+        node = self._node
+        if node is None or flow.response is None:
             return
+        async with node.ending(flow) as payment:
+            if payment is not None:
+                await self._end(node, payment, flow.response)
+
+    async def _end(self, node: Node, payment: Payment, response: http.Response) -> None:
+        """An answer that is complete: its cost told, or nothing taken for one that is none."""
         if payment.delivered:
-            await self._node.close(payment, "complete")
-        elif flow.response.status_code == 200:
-            size = len(flow.response.raw_content or b"")
-            await aside.when_large(size, functools.partial(delivery.measure, payment, flow.response))
-            await self._node.close(payment, "complete")
-            delivery.tell(payment, flow.response)
+            await node.close(payment, "complete")
+        elif response.status_code == 200:
+            size = len(response.raw_content or b"")
+            await aside.when_large(size, functools.partial(delivery.measure, payment, response))
+            await node.close(payment, "complete")
+            delivery.tell(payment, response)
         else:
-            await self._node.close(payment, "upstream_failed")
-            if delivery.is_hidden(flow.response.status_code):
+            await node.close(payment, "upstream_failed")
+            if delivery.is_hidden(response.status_code):
                 logger.warning("routstr: the upstream answered %d: is its credential right?", payment.status)
-                flow.response = replies.error(delivery.failure(payment), payment.caller)
+                payment.flow.response = replies.error(delivery.failure(payment), payment.caller)
 
     @guarded
     async def error(self, flow: http.HTTPFlow) -> None:
@@ -254,17 +261,16 @@ class Routstr:
         if node is None:
             return
         arrived = node.arrivals.pop(flow.id, None)
-        payment = node.take(flow)
-        if payment is None:
-            if arrived is not None and flow.error is not None and "body_size_limit" in flow.error.msg:
+        async with node.ending(flow) as payment:
+            if payment is not None:
+                end = payment.end()
+                await node.close(payment, end)
+                if not payment.delivered and end != "client_left":
+                    node.note_upstream_failure(flow)
+                    await inject.answer(flow, replies.error(delivery.failure(payment), payment.caller))
+            elif arrived is not None and flow.error is not None and "body_size_limit" in flow.error.msg:
                 failure = heads.body_too_large(node.settings.max_body_bytes)
                 await inject.answer(flow, replies.error(failure, self._caller(node, arrived)))
-            return
-        end = payment.end()
-        await node.close(payment, end)
-        if not payment.delivered and end != "client_left":
-            node.note_upstream_failure(flow)
-            await inject.answer(flow, replies.error(delivery.failure(payment), payment.caller))
 
     # --- answering ----------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ operator may have set on purpose are refused by name; the rest is set to what is
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
 from mitmproxy import ctx
@@ -90,12 +91,15 @@ def mode_from(base_url: str) -> str:
     return f"reverse:{scheme}://{rest.split('/', 1)[0]}"
 
 
-def stop_reloading() -> None:
-    """A script that mitmproxy reloads can come back broken, or not at all; then it would forward unpaid."""
+def stop_reloading(script: Path) -> None:
+    """A script that mitmproxy reloads can come back broken, or not at all; then it would forward unpaid.
+
+    Only `script` is left as it was loaded: an operator's own scripts go on as they do.
+    """
     loader: Any = ctx.master.addons.get("scriptloader")
-    for script in getattr(loader, "addons", []):
-        if getattr(script, "reloadtask", None) is not None:
-            script.reloadtask.cancel()
+    for loaded in getattr(loader, "addons", []):
+        if Path(loaded.fullpath).resolve() == script.resolve() and loaded.reloadtask is not None:
+            loaded.reloadtask.cancel()
 
 
 def quiet(master: Any) -> None:

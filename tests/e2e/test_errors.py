@@ -176,7 +176,7 @@ def test_a_cap_that_is_no_number_of_tokens(business: Business, unpaid: None, cap
 @pytest.mark.parametrize(
     "field", [{"n": 2}, {"service_tier": "priority"}, {"web_search_options": {}}, {"tools": [{"type": "web_search"}]}]
 )
-def test_a_field_that_multiplies_the_price(business: Business, unpaid: None, field: dict[str, object]) -> None:
+def test_a_field_that_multiplies_the_price(business: Business, unpaid: None, field: dict[str, Any]) -> None:
     error = told(business.node.chat(business.account(5), **field), 400, REQUEST, "unsupported_parameter")
     assert error["param"] in field
 
