@@ -18,6 +18,7 @@ from addon import replies
 from addon.cashier import Cashier, Terms
 from addon.credentials import Credentials, Kind, Presented
 from addon.errors import (
+    BodyTooLarge,
     InvalidApiKey,
     InvalidParameter,
     InvalidToken,
@@ -39,6 +40,8 @@ ACCOUNT_PREFIXES: Final = ("/v1/wallet", "/v1/balance")
 _LIGHTNING_ADDRESS: Final = re.compile(
     r"[\w.+-]{1,64}@[\w.-]{1,253}(:\d{1,5})?|(lnurl1|LNURL1)[0-9A-Za-z]{6,2000}", re.A
 )
+TOKEN_BODY_BYTES: Final = 256 << 10
+"""More than any token needs, and little enough to be read on the event loop: anybody may send it, unpaid."""
 EXPIRY_LIMIT: Final = 32_503_680_000
 """Unix seconds of the year 3000: later ones are typing errors."""
 
@@ -218,6 +221,8 @@ class Api:
 
 def _token(call: Call, name: str) -> Presented:
     """The token of a call: in its JSON body, in its query, or (create) where a key would stand."""
+    if len(call.body) > TOKEN_BODY_BYTES:
+        raise BodyTooLarge(f"The body is too large: at most {TOKEN_BODY_BYTES} bytes are accepted here.")
     body = parse_body(call.body) if call.body.strip() else {}
     value = body.get(name, call.query.get(name))
     if value is None and name == "initial_balance_token" and call.credentials.bearer is not None:

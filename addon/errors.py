@@ -222,7 +222,8 @@ def from_code(code: str, message: str, fields: Mapping[str, object]) -> Failure:
     if code == InsufficientBalance.code:
         rest = {k: v for k, v in fields.items() if k not in ("amount_required_msat", "available_msat")}
         return InsufficientBalance(_int(fields, "amount_required_msat"), _int(fields, "available_msat"), **rest)
-    kind = next((k for k in _family(Failure) if k.code == code and k is not LedgerBusy), InternalError)
+    told_apart = (k for k in _family(ClientError) + _family(MintError) + _family(NodeError) if "code" in vars(k))
+    kind = next((k for k in told_apart if k.code == code and k is not LedgerBusy), InternalError)
     return kind(message, **fields)
 
 

@@ -341,9 +341,10 @@ def _state_directory(path: Path) -> Path:
 
 async def _release_the_dead(books: Books, workers: Path, own: str) -> None:
     """Frees the holds of workers that died: those whose lock can be had, and those without a file."""
+    holders = set(books.workers_with_holds())  # first: one that starts now has its file before its first hold
     dead = bury_dead(workers)
     living = {path.name for path in workers.iterdir()} - {worker.id for worker in dead} | {own}
-    gone = {worker.id for worker in dead} | (set(books.workers_with_holds()) - living)
+    gone = {worker.id for worker in dead} | (holders - living)
     for worker_id in gone:
         await patiently(lambda w=worker_id: books.release_worker(w))  # type: ignore[misc]
     for worker in dead:

@@ -212,7 +212,10 @@ class Routstr:
         except BaseException:
             node.release_unadmitted(paid)
             raise
-        node.admit(payment)
+        if flow.client_conn.connected:
+            node.admit(payment)
+        else:
+            node.release_unadmitted(paid)  # it left meanwhile: the upstream will not be asked
 
     # --- its answer ---------------------------------------------------------------------------------
 

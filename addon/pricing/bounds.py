@@ -70,7 +70,7 @@ def bounds_of(
     by_bytes = body_bytes + TEMPLATE_TOKENS
     inputs = (context or max(default_context, by_bytes)) if unseen_input else min(context or by_bytes, by_bytes)
     if not has_output:
-        return Bounds(inputs, 0, must_cap=False)
+        return Bounds(by_bytes, 0, must_cap=False)  # many texts in one body, each up to the context
     limit = min(model.max_output or context or default_context, context or MAX_UNKNOWN)
     if cap.asked is not None:
         return Bounds(inputs, min(cap.asked, limit), must_cap=True)

@@ -20,6 +20,7 @@ MAX_TEXT: Final = 64 << 10
 MAX_PROOFS: Final = 100
 MAX_SECRET: Final = 1024
 MAX_MINT_URL: Final = 512
+MAX_UNIT: Final = 16
 MAX_AMOUNT: Final = 1 << 62
 SHORT_ID_BYTES: Final = 8
 """A V4 token carries v2 keyset ids cut to this."""
@@ -97,7 +98,8 @@ def _v3(raw: bytes) -> tuple[object, object, list[Proof]]:
             _bad("it must hold the coins of exactly one mint")
         entry = entries[0]
         proofs = [_proof(p["id"], p["amount"], p["secret"], p["C"], p.get("witness")) for p in entry["proofs"]]
-        return entry["mint"], document.get("unit", "sat"), proofs
+        unit = document.get("unit")
+        return entry["mint"], "sat" if unit is None else unit, proofs
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         _bad("its content is not that of a token")
 
@@ -135,23 +137,28 @@ def _proof(keyset: object, amount: object, secret: object, point: object, witnes
         _bad("an amount in it is not one")
     if amount & (amount - 1):
         _bad("an amount in it is no power of two")
-    if not isinstance(secret, str) or not 0 < len(secret) <= MAX_SECRET or not secret.isprintable():
+    if not isinstance(secret, str) or not secret or not _plain(secret, MAX_SECRET):
         _bad("a secret in it is too long, or missing")
     if not isinstance(keyset, str) or not _KEYSET.fullmatch(keyset):
         _bad("a keyset id in it is not one")
     if not isinstance(point, str) or not _POINT.fullmatch(point.lower()):
         _bad("a signature in it is not one")
-    if witness is not None and (not isinstance(witness, str) or len(witness) > MAX_SECRET):
-        _bad("a witness in it is too long")
+    if witness is not None and not _plain(witness, MAX_SECRET):
+        _bad("a witness in it is too long, or no plain text")
     return Proof(keyset, amount, secret, point.lower(), witness)
 
 
+def _plain(value: object, limit: int) -> bool:
+    """Text that can be stored, sent and shown: JSON's escapes can spell control characters and half a character."""
+    return isinstance(value, str) and len(value) <= limit and value.isprintable()
+
+
 def _checked(mint: object, unit: object, proofs: list[Proof]) -> Token:
-    if not isinstance(mint, str) or not 0 < len(mint) <= MAX_MINT_URL:
+    if not isinstance(mint, str) or not mint or not _plain(mint, MAX_MINT_URL):
         if not proofs:
             raise TokenZeroValue("The Cashu token holds no coins.")
         _bad("it names no mint")
-    if not isinstance(unit, str) or not 0 < len(unit) <= 16:
+    if not isinstance(unit, str) or not unit or not _plain(unit, MAX_UNIT):
         _bad("it names no unit")
     if not any(proof.amount for proof in proofs):
         raise TokenZeroValue("The Cashu token has no value.")

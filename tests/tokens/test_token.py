@@ -70,6 +70,16 @@ def test_the_spellings_of_one_token_are_one(prefix: str, padding: str) -> None:
 def test_a_v3_token_without_unit_is_in_sats() -> None:
     document = {"token": [{"mint": MINT, "proofs": [{"id": KEYSET, "amount": 1, "secret": "s", "C": POINT}]}]}
     assert decode("cashuA" + b64(json.dumps(document).encode())).unit == "sat"
+    assert decode(v3(unit=None)).unit == "sat"
+
+
+@pytest.mark.parametrize("odd", ["\ud800", "sat\r\n", "a\0b"])
+def test_text_that_cannot_be_stored_or_sent_is_refused(odd: str) -> None:
+    coin = {"id": KEYSET, "amount": 4, "secret": "s", "C": POINT}
+    named = v3(token=[{"mint": f"http://{odd}", "proofs": [coin]}])
+    for text in (named, v3(unit=odd), v3(coin={"secret": odd}), v3(coin={"witness": odd})):
+        with pytest.raises(InvalidToken):
+            decode(text)
 
 
 BOMB = cbor2.dumps({"m": MINT, "u": "sat", "t": [{"i": b"\1" * 8, "p": [{"a": "@@", "s": "x", "c": b"\2"}]}]}).replace(
