@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeGuard
 
 from addon.errors import InvalidToken, TokenZeroValue
 from addon.tokens import cbor
@@ -143,12 +143,12 @@ def _proof(keyset: object, amount: object, secret: object, point: object, witnes
         _bad("a keyset id in it is not one")
     if not isinstance(point, str) or not _POINT.fullmatch(point.lower()):
         _bad("a signature in it is not one")
-    if witness is not None and not _plain(witness, MAX_SECRET):
+    if witness is not None and not (isinstance(witness, str) and _plain(witness, MAX_SECRET)):
         _bad("a witness in it is too long, or no plain text")
     return Proof(keyset, amount, secret, point.lower(), witness)
 
 
-def _plain(value: object, limit: int) -> bool:
+def _plain(value: object, limit: int) -> TypeGuard[str]:
     """Text that can be stored, sent and shown: JSON's escapes can spell control characters and half a character."""
     return isinstance(value, str) and len(value) <= limit and value.isprintable()
 

@@ -56,7 +56,9 @@ def test_a_client_that_leaves_before_the_upstream_is_asked_is_charged_nothing(
     mint.start()
     try:
         mint.wait_until(f"{mint_url}/v1/info")
-        node, token = own(CASHU_MINTS=mint_url).start(), Payer(mint_url).token(100)
+        node, buyer = own(CASHU_MINTS=mint_url).start(), Payer(mint_url)
+        token = buyer.token(100)
+        buyer.close()
         asked = business.forwarded()
         os.kill(mint.pid, signal.SIGSTOP)
         connection = _request(node.port, token)
