@@ -274,7 +274,7 @@ class _Found:
                 continue
             try:
                 reported, _ = _DECODER.raw_decode(text[colon + 1 :].lstrip())
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             self._take(reported, final=True, has_output=has_output)
 
@@ -292,7 +292,7 @@ class _Found:
 def _object(data: bytes) -> dict[str, Any] | None:
     try:
         payload = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):  # what nests too deep says nothing
         return None
     return payload if isinstance(payload, dict) else None
 
