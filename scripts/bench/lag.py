@@ -1,7 +1,8 @@
 """A probe for the benchmark: each step of the node's event loop that is long, into the file named by BENCH_LAG.
 
-It runs inside the node, and does nothing before SIGUSR1: watching costs more than a request. A line is: ms that the step held the loop, ms by the clock, what ran. The first leaves out
-the time in which the thread was ready but another program had the core, and keeps waits for disks and locks.
+It runs inside the node, and does nothing before SIGUSR1: watching costs more than a request. A line is: ms that the
+step held the loop, ms by the clock, what ran. The first leaves out the time in which the thread was ready but another
+program had the core, and keeps waits for disks and locks.
 """
 
 from __future__ import annotations
