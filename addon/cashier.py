@@ -63,6 +63,8 @@ class Cashier:
         unknown_token = next((p for p in candidates if p.kind is Kind.TOKEN), None)
         if candidates and unknown_token is None:
             raise InvalidApiKey(UNKNOWN_KEY)
+        if unknown_token is not None:
+            decode(unknown_token.secret)  # malformed ones cost nobody any work
         return unknown_token
 
     async def note_use(self, found: Credential) -> None:

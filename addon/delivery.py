@@ -31,7 +31,7 @@ def begin(payment: Payment, response: http.Response, *, most_bytes: int) -> None
     response.data.headers = http.Headers([*passed, *ours, *payment.told])
     if payment.flow.request.http_version == "HTTP/1.0":
         response.headers.pop("transfer-encoding", None)  # the connection's end ends the answer
-    if response.status_code != 200:
+    if not is_answer(response.status_code):
         late = _swallow if is_hidden(response.status_code) else _pass_on
         stream_when_large(payment.flow, most_bytes, lambda: late)
     elif _is_live(payment, response):
@@ -52,6 +52,11 @@ def tell(payment: Payment, response: http.Response) -> None:
     left = payment.paid.remaining_msat(end.cost_msat)
     told = replies.receipt_headers(end, remaining_msat=left, btc_usd=payment.btc_usd)
     response.data.headers.fields = (*response.data.headers.fields, *told)
+
+
+def is_answer(status: int) -> bool:
+    """Whether the upstream says that it did what was asked: that is what is charged."""
+    return 200 <= status < 300
 
 
 def is_hidden(status: int) -> bool:

@@ -141,15 +141,14 @@ class Routstr:
     @guarded
     async def request(self, flow: http.HTTPFlow) -> None:
         """The whole request: answered by the node itself, or paid, rebuilt and admitted."""
-        node = self._node
+        node, body = self._node, flow.request.raw_content or b""
+        if is_secret(flow.request.path):
+            flow.request.raw_content = b""  # whatever comes next, no flow keeps a token
         arrived = None if node is None else node.arrivals.pop(flow.id, None)
         if node is None or node.parts is None or arrived is None or flow.response is not None:
             return
-        if flow.request.raw_content:
+        if body:
             inject.unlimit(flow)
-        body = flow.request.raw_content or b""
-        if is_secret(arrived.path):
-            flow.request.raw_content = b""
         node.serving += 1
         try:
             await self._serve(node, flow, arrived, body)
@@ -245,7 +244,7 @@ class Routstr:
         """An answer that is complete: its cost told, or nothing taken for one that is none."""
         if payment.delivered:
             await node.close(payment, "complete")
-        elif response.status_code == 200:
+        elif delivery.is_answer(response.status_code):
             size = len(response.raw_content or b"")
             await aside.when_large(size, functools.partial(delivery.measure, payment, response))
             await node.close(payment, "complete")

@@ -82,9 +82,8 @@ def prepare(
     data.content = body
     told = _told(order, fitted)
     if b"close" in arrived.headers.get(b"connection", b"").lower():
-        told.append(
-            (b"Connection", b"close")
-        )  # mitmproxy looks for the wish in the request, which is the upstream's now
+        # mitmproxy looks for the wish in the request, which is the upstream's now
+        told.append((b"Connection", b"close"))
     return Payment(paid, flow, caller, told, node.settings.btc_usd, admitted_at=time.monotonic())
 
 
