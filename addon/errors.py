@@ -14,6 +14,7 @@ A message is written for the person who reads it: what was wrong, and what to do
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import ClassVar
 
 
@@ -211,6 +212,15 @@ class SettingsError(NodeError):
     """A setting is missing or wrong; the message names it, where it was read, and the remedy."""
 
     code = "settings_error"
+
+
+def place(error: BaseException) -> str:
+    """Type, file and line of a fault, for logs. Never its words: they may quote a secret."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = "" if trace is None else f" at {Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"
+    return type(error).__name__ + where
 
 
 def _family(root: type[Failure]) -> list[type[Failure]]:

@@ -215,7 +215,7 @@ class Node:
     async def _book_later(self, settlement: Settlement) -> None:
         while settlement.id in self._unbooked:
             await asyncio.sleep(BOOK_AGAIN_S)
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(Exception):  # whatever it is (a full disk, say), it is tried until the end
                 self.live().books.settle(settlement)
                 self._unbooked.pop(settlement.id, None)
 

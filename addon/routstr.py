@@ -26,7 +26,7 @@ from addon import aside, credentials, delivery, inject, metering, orders, replie
 from addon.api import Call, is_secret
 from addon.arrival import Arrival
 from addon.credentials import Credentials
-from addon.errors import Failure, InternalError, Overloaded, PathNotFound, PaymentRequired, SettingsError
+from addon.errors import Failure, InternalError, Overloaded, PathNotFound, PaymentRequired, SettingsError, place
 from addon.gate import NAME as GATE_NAME
 from addon.gate import Gate
 from addon.metering import Family
@@ -307,11 +307,7 @@ class Routstr:
 
     async def broke(self, flow: http.HTTPFlow, hook: str, error: BaseException) -> None:
         """A bug of ours. Logged by its type and place, for its words could hold a secret."""
-        place = error.__traceback__
-        while place is not None and place.tb_next is not None:
-            place = place.tb_next
-        where = "?" if place is None else f"{Path(place.tb_frame.f_code.co_filename).name}:{place.tb_lineno}"
-        logger.warning("routstr: %s in %s at %s; answered 503", type(error).__name__, hook, where)
+        logger.warning("routstr: %s in %s; answered 503", place(error), hook)
         node = self._node
         payment = None if node is None else node.take(flow)
         if node is not None and payment is not None:

@@ -10,7 +10,7 @@ from decimal import Decimal, localcontext
 from typing import Final
 
 from addon.catalog import UsdPrice
-from addon.money import ceil_msat
+from addon.money import MAX_MSAT, ceil_msat
 
 MSAT_PER_BTC: Final = Decimal(100_000_000_000)
 _DIGITS: Final = 60
@@ -89,7 +89,8 @@ def charge(price: Price, tokens: Tokens, *, hold_msat: int, minimum_msat: int) -
     """
     with localcontext(prec=_DIGITS):
         exact_in, exact_out = _input(price, tokens), _output(price, tokens)
-        total, inputs = ceil_msat(exact_in + exact_out), ceil_msat(exact_in)
+        # figures beyond all money there is are an upstream's nonsense: they cost the hold, and never nothing
+        total, inputs = (ceil_msat(min(exact, Decimal(MAX_MSAT))) for exact in (exact_in + exact_out, exact_in))
     inputs += max(0, minimum_msat - total)
     total = max(total, minimum_msat)
     told = min(total, hold_msat)

@@ -12,13 +12,13 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
-from addon.errors import Failure
+from addon.errors import Failure, place
 from addon.ledger import Journal, Purse, Refund, Refunds
 from addon.money import MSAT_PER_UNIT
 from addon.wallet.epochs import Epochs
 from addon.wallet.mints import Mints
 from addon.wallet.refund import Refunder
-from addon.wallet.swap import Swaps, pauses, place
+from addon.wallet.swap import Swaps, pauses
 from addon.wallet.wire import NoAnswer
 
 KEEP_REFUSED_S: Final = 86_400

@@ -17,9 +17,8 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
 
-from addon.errors import Failure, InternalError, SettingsError, WalletUnavailable
+from addon.errors import Failure, InternalError, SettingsError, WalletUnavailable, place
 from addon.treasury import ASKS, LINE_LIMIT, PROTOCOL, Hello, Refusal, Reply, refusal
-from addon.wallet.swap import place
 from addon.wallet.vault import Vault
 
 START_GRACE_S: Final = 10.0

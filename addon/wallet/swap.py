@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from addon.credentials import derive_key, fingerprint
-from addon.errors import Failure
+from addon.errors import Failure, place
 from addon.ledger import Journal, NewSwap, Payment, Proofs, Refund, Refunds, StoredProof, Swap, patiently
 from addon.money import whole_units
 from addon.tokens import Proof
@@ -335,12 +335,3 @@ def _as_input(proof: Proof) -> dict[str, Any]:
 
 def _as_proof(row: Mapping[str, Any]) -> Proof:
     return Proof(row["id"], row["amount"], row["secret"], row["C"], row.get("witness"))
-
-
-def place(error: BaseException) -> str:
-    """Type and place of a fault, never its words: they may quote a secret."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    where = "" if trace is None else f" at {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
-    return type(error).__name__ + where

@@ -81,6 +81,12 @@ def test_a_charge_never_exceeds_its_hold_and_the_rest_is_the_shortfall(price: Pr
     assert cost.total_msat == min(hold, whole) and cost.total_msat + cost.shortfall_msat == whole
 
 
+def test_absurd_figures_cost_the_hold_and_not_nothing() -> None:
+    """A bug in billing would have given the hold back, and the answer away."""
+    dear = price_in_sats(request=Decimal(0), per_1k_input=Decimal(10**6), per_1k_output=Decimal(10**6))
+    assert charge(dear, Tokens(2**53 - 1, 2**53 - 1), hold_msat=500, minimum_msat=1).total_msat == 500
+
+
 @given(prices, tokens())
 def test_the_worst_case_covers_every_answer_within_its_bounds(price: Price, t: Tokens) -> None:
     """(Incident 22.)"""
