@@ -26,6 +26,7 @@ class Checkout:
     def __init__(self, folder: Path) -> None:
         self.root = folder / "a folder with spaces"
         self.programs = folder / "bin"
+        self.home = folder / "a home with spaces"
         self.root.mkdir()
         self.programs.mkdir()
         for file in (ROOT / "dev", *ROOT.glob("requirements*.lock")):
@@ -33,14 +34,22 @@ class Checkout:
         for name in TOOLS:
             (self.programs / name).symlink_to(str(shutil.which(name)))
 
-    def python_without_venv(self, name: str) -> None:
+    def python_without_venv(self, name: str, folder: Path | None = None) -> None:
         """As Debian ships it: the interpreter runs, `ensurepip` is in another package."""
-        program(self.programs / name, f'case "$*" in *ensurepip*) exit 1;; esac\nexec "{sys.executable}" "$@"')
+        program(
+            (folder or self.programs) / name, f'case "$*" in *ensurepip*) exit 1;; esac\nexec "{sys.executable}" "$@"'
+        )
 
-    def dev(self, *args: str) -> subprocess.CompletedProcess[str]:
+    def of_pyenv(self, version: str) -> Path:
+        """Where pyenv keeps the programs of one Python."""
+        programs = self.home / ".pyenv" / "versions" / version / "bin"
+        programs.mkdir(parents=True)
+        return programs
+
+    def dev(self, *args: str, home: Path | None = None) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [self.root / "dev", *args],
-            env={"PATH": str(self.programs), "HOME": ""},
+            env={"PATH": str(self.programs), "HOME": str(home or "")},
             cwd="/",
             capture_output=True,
             text=True,
@@ -88,9 +97,32 @@ def test_no_python_at_all_is_said(checkout: Checkout) -> None:
     assert "python3" in done.stderr
 
 
-def test_named_python_that_does_not_run_is_refused_by_name(checkout: Checkout) -> None:
+@pytest.mark.parametrize("args", [("--python", "python3.9", "setup"), ("setup", "--python", "python3.9")])
+def test_named_python_that_does_not_run_is_refused_by_name(checkout: Checkout, args: Sequence[str]) -> None:
     checkout.python_without_venv("python3")
     program(checkout.programs / "python3.9", "exit 1")
-    done = checkout.dev("--python", "python3.9", "setup")
+    done = checkout.dev(*args)
     assert done.returncode == 1
     assert "python3.9 is no Python" in done.stderr
+
+
+def test_named_python_behind_a_dead_shim_is_found_where_pyenv_keeps_it(checkout: Checkout) -> None:
+    program(checkout.programs / "python3.13", "echo 'pyenv: python3.13: command not found' >&2; exit 127")
+    checkout.python_without_venv("python3.13", checkout.of_pyenv("3.13.0"))
+    assert VENV_PACKAGE in checkout.dev("setup", "--python", "python3.13", home=checkout.home).stderr
+    assert "python3.13 is no Python" in checkout.dev("setup", "--python", "python3.13").stderr
+
+
+def test_a_machine_whose_only_python_is_pyenvs_is_served(checkout: Checkout) -> None:
+    checkout.python_without_venv("python", checkout.of_pyenv("3.11.9"))
+    assert VENV_PACKAGE in checkout.dev("setup", home=checkout.home).stderr
+
+
+def test_pythons_lists_those_that_run_and_no_dead_shim(checkout: Checkout) -> None:
+    program(checkout.programs / "python3.11", "exit 127")
+    checkout.python_without_venv("python3.12")
+    kept = checkout.of_pyenv("3.13.0")
+    checkout.python_without_venv("python", kept)
+    done = checkout.dev("pythons", home=checkout.home)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [f"3.12 {checkout.programs}/python3.12", f"3.13 {kept}/python"]
