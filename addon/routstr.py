@@ -209,19 +209,19 @@ class Routstr:
             sent = await aside.when_large(len(body), functools.partial(orders.sent_body, order, fitted))
             payment = sale.prepare(node, flow, arrived, order, paid, fitted, sent, caller)
         except BaseException:
-            node.release_unadmitted(paid)
+            node.payments.give_back(paid)
             raise
         if flow.client_conn.connected:
-            node.admit(payment)
+            node.payments.admit(payment)
         else:
-            node.release_unadmitted(paid)  # it left meanwhile: the upstream will not be asked
+            node.payments.give_back(paid)  # it left meanwhile: the upstream will not be asked
 
     # --- its answer ---------------------------------------------------------------------------------
 
     @guarded
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         """The head of the upstream's answer. An interim answer would swallow the real one: it is ended."""
-        payment = None if self._node is None else self._node.payments.get(flow.id)
+        payment = None if self._node is None else self._node.payments.get(flow)
         if self._node is None or payment is None or flow.response is None:
             return
         flow.request.headers.pop("authorization", None)
@@ -236,21 +236,21 @@ class Routstr:
         node = self._node
         if node is None or flow.response is None:
             return
-        async with node.ending(flow) as payment:
+        async with node.payments.ending(flow) as payment:
             if payment is not None:
                 await self._end(node, payment, flow.response)
 
     async def _end(self, node: Node, payment: Payment, response: http.Response) -> None:
         """An answer that is complete: its cost told, or nothing taken for one that is none."""
         if payment.delivered:
-            await node.close(payment, "complete")
+            await node.payments.close(payment, "complete")
         elif delivery.is_answer(response.status_code):
             size = len(response.raw_content or b"")
             await aside.when_large(size, functools.partial(delivery.measure, payment, response))
-            await node.close(payment, "complete")
+            await node.payments.close(payment, "complete")
             delivery.tell(payment, response)
         else:
-            await node.close(payment, "upstream_failed")
+            await node.payments.close(payment, "upstream_failed")
             if delivery.is_hidden(response.status_code):
                 logger.warning("routstr: the upstream answered %d: is its credential right?", payment.status)
                 payment.flow.response = replies.error(delivery.failure(payment), payment.caller)
@@ -263,12 +263,13 @@ class Routstr:
         if node is None:
             return
         arrived = node.arrivals.pop(flow.id, None)
-        async with node.ending(flow) as payment:
+        async with node.payments.ending(flow) as payment:
             if payment is not None:
                 end = payment.end()
-                await node.close(payment, end)
+                await node.payments.close(payment, end)
                 if not payment.delivered and end != "client_left":
-                    node.note_upstream_failure(flow)
+                    if not flow.server_conn.timestamp_tcp_setup:
+                        node.reach.note_refused()
                     await inject.answer(flow, replies.error(delivery.failure(payment), payment.caller))
             elif arrived is not None and flow.error is not None and "body_size_limit" in flow.error.msg:
                 failure = heads.body_too_large(node.settings.max_body_bytes)
@@ -309,9 +310,9 @@ class Routstr:
         """A bug of ours. Logged by its type and place, for its words could hold a secret."""
         logger.warning("routstr: %s in %s; answered 503", place(error), hook)
         node = self._node
-        payment = None if node is None else node.take(flow)
+        payment = None if node is None else node.payments.take(flow)
         if node is not None and payment is not None:
-            await node.close(payment, "upstream_failed")
+            await node.payments.close(payment, "upstream_failed")
         failure = InternalError("Something went wrong inside this node; nothing was charged. Try again in a moment.")
         response = replies.error(failure, Caller(flow.id, ()) if payment is None else payment.caller)
         if hook in ("requestheaders", "request") or (hook == "response" and flow.response and not flow.response.stream):

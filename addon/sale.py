@@ -44,7 +44,7 @@ async def payer(node: Node, found: Credential | Presented | None, order: Order) 
     if found is None:
         raise payment_required(order.least_msat)
     if isinstance(found, Presented):
-        if node.upstream_is_down():
+        if node.reach.is_down():
             raise UpstreamError("The upstream of this node does not answer at the moment; nothing was taken.")
         found = await cashier.open(found, least_msat=order.least_msat)
     else:

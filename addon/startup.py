@@ -32,15 +32,15 @@ def settle_in() -> None:
 
 async def greet(node: Node, upstream: Upstream) -> None:
     """The banner, once it is known what is on sale."""
-    reachable = await node.reaches(upstream)
-    await node.first_offers()
+    reachable = await node.reach.look()
+    offers = await node.prices.first()
     lines = banner.lines(
         node.settings,
-        node.offers,
+        offers,
         listening=_listening(),
         upstream=upstream.url,
         reachable=reachable,
-        recovered=node.recovered,
+        recovered=node.live().recovered,
     )
     print("\n".join(lines), flush=True)
 
@@ -55,7 +55,7 @@ def drain_on_signals(node: Node) -> None:
         if node.draining:
             ctx.master.shutdown()
         else:
-            node.keep(_drain(node))
+            node.background.keep(_drain(node))
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)

@@ -1,0 +1,39 @@
+"""Whether the upstream can be reached: by a TCP connect at most, never by a request that nobody paid for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import Final
+
+REACH_S: Final = 2.0
+DOWN_S: Final = 3.0
+
+
+class Reach:
+    """What is known of the way to one upstream."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._host = host
+        self._port = port
+        self._down_until = 0.0
+        self.answered = False
+        """As of the last look."""
+
+    async def look(self) -> bool:
+        """Whether it takes a connection now; nothing is asked of it."""
+        self.answered = False
+        with contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(REACH_S):
+                _, writer = await asyncio.open_connection(self._host, self._port)
+            writer.close()
+            self.answered = True
+        return self.answered
+
+    def note_refused(self) -> None:
+        """After a refused connection nothing is redeemed for a few seconds: it would have to be given back."""
+        self._down_until = time.monotonic() + DOWN_S
+
+    def is_down(self) -> bool:
+        return time.monotonic() < self._down_until
