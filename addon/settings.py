@@ -66,10 +66,12 @@ class Settings(BaseSettings):
     exchange_fee: Fee = Decimal("1.005")
     upstream_provider_fee: Fee = Decimal("1.05")
     btc_usd: Annotated[Decimal, Field(gt=0, le=1_000_000_000, allow_inf_nan=False)] | None = None
+    price_max_age: Seconds = 900
     min_request_msat: Annotated[Count, Field(ge=1)] = 1
     # the money
     cashu_mints: Annotated[Names, Field(validation_alias=AliasChoices("cashu_mints", "mint"))] = ()
     nsec: SecretStr = SecretStr("")
+    lnurl_allow_private: bool = False
     # the node, as others see it
     name: str = "Routstr node"
     description: str = "Pay per request for language models, with Cashu ecash."

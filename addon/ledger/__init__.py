@@ -10,6 +10,7 @@ from addon.ledger.invariants import INVARIANTS, Finding, Solvency, audit, solven
 from addon.ledger.journal import SWAP_STATES, InputsTaken, Journal, NewSwap, Purpose, Swap
 from addon.ledger.patience import patiently
 from addon.ledger.proofs import CoinsMoved, Proofs, Purse, StoredProof
+from addon.ledger.rates import KeptRates, Rate
 from addon.ledger.refunds import REFUND_STATES, REQUESTS_RUNNING, Payment, Refund, Refunds
 from addon.ledger.reports import Account, Reports
 from addon.ledger.schema import FILE_NAME, PROXY_WAIT_MS, WALLET_WAIT_MS, Store
@@ -18,7 +19,7 @@ from addon.ledger.workers import Worker, bury_dead
 __all__ = [
     "FILE_NAME", "INVARIANTS", "PROXY_WAIT_MS", "REFUND_STATES", "REQUESTS_RUNNING", "SWAP_STATES",
     "WALLET_WAIT_MS", "Account", "Books", "Checkpoints", "CoinsMoved", "Credential", "End", "Finding", "InputsTaken",
-    "Journal", "NewSwap", "Payment", "Proofs", "Purpose", "Purse", "Refund", "Refunds", "Reports",
+    "Journal", "KeptRates", "NewSwap", "Payment", "Proofs", "Purpose", "Purse", "Rate", "Refund", "Refunds", "Reports",
     "Settled", "Settlement", "Solvency", "Store", "StoredProof", "Swap", "Worker", "audit", "bury_dead",
     "new_id", "patiently", "solvency",
 ]  # fmt: skip

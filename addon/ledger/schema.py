@@ -196,6 +196,15 @@ CREATE TABLE returned_counters (
 ) STRICT, WITHOUT ROWID;
 """
 
+_RATES: Final = """
+CREATE TABLE rates (
+    kind TEXT PRIMARY KEY CHECK (kind IN ('latest', 'agreed')),
+    usd_per_btc TEXT NOT NULL CHECK (CAST(usd_per_btc AS REAL) > 0),
+    taken_at INTEGER NOT NULL,
+    sources TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+"""
+
 
 @MIGRATIONS()
 def m001_books(db: Database) -> None:
@@ -207,6 +216,12 @@ def m001_books(db: Database) -> None:
 def m002_treasury(db: Database) -> None:
     """The wallet's journal, its coins without their secrets, and the counters they are derived from."""
     db.executescript(_TREASURY)
+
+
+@MIGRATIONS()
+def m003_rates(db: Database) -> None:
+    """The last prices of bitcoin."""
+    db.executescript(_RATES)
 
 
 class Store:
