@@ -93,8 +93,11 @@ class Cors:
 
     def preflight(self, origin: str | None, asked_headers: str) -> list[tuple[str, str]]:
         """The headers of an answer to OPTIONS; the names asked for are echoed, as `*` leaves out Authorization."""
+        told = self.headers(origin)
+        if not any(name == "access-control-allow-origin" for name, _ in told):
+            return told
         return [
-            *self.headers(origin),
+            *told,
             ("access-control-allow-methods", ALLOWED_METHODS),
             ("access-control-allow-headers", asked_headers or "authorization, content-type, x-cashu, x-api-key"),
             ("access-control-max-age", str(PREFLIGHT_SECONDS)),
