@@ -16,6 +16,7 @@ from mitmproxy import http
 from addon.credentials import HEADERS as SECRET_HEADERS
 from addon.errors import BodyTooLarge, Failure, InvalidParameter, UnsupportedEncoding, UpgradeNotSupported
 from addon.ledger import new_id
+from addon.unfold import ENCODINGS
 
 SMALL_BODY_BYTES: Final = 256 << 10
 """A declared body up to this is read before its request is refused: the answer can then say more."""
@@ -55,6 +56,11 @@ class Arrival:
         """A header's value as text; None when absent or empty."""
         value = self.headers.get(name, b"").decode("latin-1").strip()
         return value or None
+
+    @property
+    def encoding(self) -> str:
+        """How the body is folded, one of `ENCODINGS`; empty: it is plain."""
+        return _encoding(self.headers)
 
     def texts(self) -> dict[str, str]:
         """All headers but the secret ones, as text."""
@@ -128,12 +134,18 @@ def _declared(headers: Mapping[bytes, bytes]) -> int | None:
 def _head_problem(headers: Mapping[bytes, bytes], length: int | None, most: int) -> Failure | None:
     if headers.get(b"upgrade", b"").lower().startswith(b"websocket"):
         return UpgradeNotSupported("WebSockets are not offered here; send an ordinary HTTP request.")
-    encoding = headers.get(b"content-encoding", b"identity").lower().strip()
-    if encoding not in (b"identity", b""):
-        return UnsupportedEncoding("The body's content encoding is not supported here; send it plain.")
+    if _encoding(headers) not in ("", *ENCODINGS):
+        return UnsupportedEncoding(
+            "The body's content encoding is not supported here; send it plain, or as one of gzip, deflate, br, zstd."
+        )
     if length is not None and length > most:
         return body_too_large(most)
     return None
+
+
+def _encoding(headers: Mapping[bytes, bytes]) -> str:
+    named = headers.get(b"content-encoding", b"").lower().strip().decode("latin-1")
+    return "" if named == "identity" else named
 
 
 def body_too_large(most: int) -> Failure:

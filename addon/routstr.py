@@ -23,7 +23,7 @@ from mitmproxy.addonmanager import Loader
 
 from addon import arrival as heads
 from addon import aside, credentials, delivery, inject, metering, orders, replies, safety, sale, settings, startup
-from addon.api import Call, is_secret
+from addon.api import TOKEN_BODY_BYTES, Call, is_secret
 from addon.arrival import Arrival
 from addon.credentials import Credentials
 from addon.errors import Failure, InternalError, Overloaded, PathNotFound, PaymentRequired, SettingsError, place
@@ -172,6 +172,7 @@ class Routstr:
         if handler is not None:
             if is_secret(arrived.path):
                 sale.refuse_single_payment(given)
+            body = await sale.plain(arrived, body, most_bytes=TOKEN_BODY_BYTES)
             call = Call(arrived.method, arrived.path, arrived.query, body, given, arrived.texts(), caller)
             await self._answer(flow, arrived, await handler(call))
             return
@@ -190,9 +191,9 @@ class Routstr:
             return None
         if arrived.method != "POST" or metering.family_of(arrived.path) is None:
             return PathNotFound("Nothing is offered at this path; GET /v1/info and GET /v1/models tell what is.")
-        if not arrived.secrets and not body_read and not arrived.reads_small_body:
-            return sale.payment_required(sale.unread_price(node))
-        return None
+        if body_read or arrived.reads_small_body:
+            return None
+        return sale.refused_unread(node, arrived)
 
     async def _sell(
         self, node: Node, flow: http.HTTPFlow, arrived: Arrival, family: Family, given: Credentials, body: bytes,
@@ -201,6 +202,8 @@ class Routstr:
         """Order, payer, hold, the upstream's request, admission: in this order, and nothing is forwarded
         before the last. A hold that gets no admission is given back."""
         found = node.live().cashier.find(given)  # a key that is none is refused before its body is read
+        most = heads.SMALL_BODY_BYTES if found is None else node.settings.max_body_bytes
+        body = await sale.plain(arrived, body, most_bytes=most)
         read = functools.partial(orders.read, family, body, node.offers, node.settings)
         order = await aside.when_large(len(body), read)
         account = await sale.payer(node, found, order)

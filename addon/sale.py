@@ -5,17 +5,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import time
 from typing import Final
 
 from mitmproxy import http
 
-from addon import orders, tokens, upstream
+from addon import credentials, orders, tokens, upstream
 from addon.arrival import Arrival
 from addon.billing import PaidRequest
 from addon.credentials import Credentials, Presented
-from addon.errors import InsufficientBalance, PaymentRequired, UnsupportedParameter, UpstreamError
+from addon.errors import Failure, InsufficientBalance, PaymentRequired, UnsupportedParameter, UpstreamError
 from addon.ledger import Credential, patiently
 from addon.money import units_needed
 from addon.node import Node
@@ -23,6 +24,7 @@ from addon.orders import Order
 from addon.payment import Payment
 from addon.pricing import Fitted
 from addon.replies import Caller
+from addon.unfold import unfolded
 
 HOLD_TRIES: Final = 3
 UNPRICED_MSAT: Final = 1000
@@ -36,6 +38,24 @@ def refuse_single_payment(given: Credentials) -> None:
             "Authorization: Bearer instead: it opens an account, and what is left can be refunded.",
             param="X-Cashu",
         )
+
+
+def refused_unread(node: Node, arrived: Arrival) -> Failure | None:
+    """Why a large body is not even read: nobody pays for it. None: somebody may."""
+    try:
+        given = credentials.read(list(arrived.secrets))
+        refuse_single_payment(given)
+        found = node.live().cashier.find(given)
+    except Failure as failure:
+        return failure
+    return payment_required(unread_price(node)) if found is None else None
+
+
+async def plain(arrived: Arrival, body: bytes, *, most_bytes: int) -> bytes:
+    """The body without its compression: in a thread, as little can unfold to much."""
+    if not arrived.encoding:
+        return body
+    return await asyncio.to_thread(unfolded, arrived.encoding, body, most_bytes=most_bytes)
 
 
 async def payer(node: Node, found: Credential | Presented | None, order: Order) -> Credential:
