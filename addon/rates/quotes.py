@@ -107,13 +107,13 @@ def _kraken(told: Any) -> object:
 
 def _coinbase(told: Any) -> object:
     data = told["data"]
-    if (data.get("base", "BTC"), data.get("currency", "USD")) != ("BTC", "USD"):
+    if (data["base"], data["currency"]) != ("BTC", "USD"):
         raise ValueError
     return data["amount"]
 
 
 def _binance(told: Any) -> object:
-    if told.get("symbol", "BTCUSDT") != "BTCUSDT":
+    if told["symbol"] != "BTCUSDT":
         raise ValueError
     return told["price"]
 
