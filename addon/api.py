@@ -140,7 +140,7 @@ class Api:
         """The lists of models as bytes, made once for each set of offers: they can be long."""
         offers = self._offers()
         if self._last is None or self._last.offers is not offers:
-            data = [listing(offer, self._settings) for offer in offers.by_id.values()]
+            data = [listing(offer, self._settings, offers.usd_per_btc) for offer in offers.by_id.values()]
             mint = next(iter(self._settings.cashu_mints), "")
             home = replies.to_json(self._about() | {"mint": mint, "models": data})
             self._last = _Listed(offers, replies.to_json({"object": "list", "data": data}), home)

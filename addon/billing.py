@@ -12,7 +12,7 @@ from typing import Final
 
 from addon.ledger import End, Settlement
 from addon.metering import Family, Metered
-from addon.pricing import Charge, Price, Tokens, charge
+from addon.pricing import Charge, Price, Quantities, charge
 
 INPUT_BYTES_PER_TOKEN: Final = 3
 OUTPUT_BYTES_PER_TOKEN: Final = 4
@@ -72,7 +72,7 @@ def bill(
     )
 
 
-def _tokens(paid: PaidRequest, metered: Metered | None, end: End) -> tuple[Tokens | None, str]:
+def _tokens(paid: PaidRequest, metered: Metered | None, end: End) -> tuple[Quantities | None, str]:
     """What is paid for, and which rung of the ladder said so; None: nothing."""
     if metered is None:
         return (None, "none") if end != "client_left" else (_counted(paid, 0, None), "counted")
@@ -80,9 +80,9 @@ def _tokens(paid: PaidRequest, metered: Metered | None, end: End) -> tuple[Token
     if usage is None and metered.failed and not metered.text_bytes:
         return None, "none"  # the upstream failed before any content
     if not metered.readable:
-        return Tokens(paid.input_bound, paid.output_bound), "reserved"
+        return Quantities(paid.input_bound, paid.output_bound), "reserved"
     if usage is not None and usage.input is not None and usage.output is not None:
-        whole = Tokens(usage.input, usage.output, usage.cached_input, usage.cache_write, usage.reasoning)
+        whole = Quantities(usage.input, usage.output, usage.cached_input, usage.cache_write, usage.reasoning)
         return whole, metered.source
     if not metered.delivered_bytes and end != "client_left":
         return None, "none"
@@ -90,9 +90,9 @@ def _tokens(paid: PaidRequest, metered: Metered | None, end: End) -> tuple[Token
     return _counted(paid, made, None if usage is None else usage.input), "counted"
 
 
-def _counted(paid: PaidRequest, output_tokens: int, input_tokens: int | None) -> Tokens:
+def _counted(paid: PaidRequest, output_tokens: int, input_tokens: int | None) -> Quantities:
     estimated = max(1, -(-paid.body_bytes // INPUT_BYTES_PER_TOKEN))
-    return Tokens(min(paid.input_bound, estimated) if input_tokens is None else input_tokens, output_tokens)
+    return Quantities(min(paid.input_bound, estimated) if input_tokens is None else input_tokens, output_tokens)
 
 
 def _output_counted(paid: PaidRequest, metered: Metered) -> int:
@@ -104,8 +104,9 @@ def _output_counted(paid: PaidRequest, metered: Metered) -> int:
     return min(paid.output_bound, max(by_text, min(deltas, metered.text_bytes)))
 
 
-def _charge(paid: PaidRequest, tokens: Tokens, source: str) -> Charge:
+def _charge(paid: PaidRequest, tokens: Quantities, source: str) -> Charge:
+    told = {"hold_msat": paid.hold_msat, "minimum_msat": paid.minimum_msat, "held_at_ms": paid.started_ms}
     if source == "reserved":
-        inputs = charge(paid.price, Tokens(tokens.input, 0), hold_msat=paid.hold_msat, minimum_msat=paid.minimum_msat)
+        inputs = charge(paid.price, Quantities(tokens.input, 0), **told)
         return Charge(inputs.total_msat, paid.hold_msat - inputs.total_msat)
-    return charge(paid.price, tokens, hold_msat=paid.hold_msat, minimum_msat=paid.minimum_msat)
+    return charge(paid.price, tokens, **told)

@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from decimal import ROUND_CEILING, Context, Decimal, localcontext
+import math
+from fractions import Fraction
 from typing import Final, Literal, TypeGuard
 
 Unit = Literal["sat", "msat"]
@@ -14,8 +15,6 @@ MSAT_PER_SAT: Final = 1000
 MSAT_PER_UNIT: Final[dict[Unit, int]] = {"sat": 1000, "msat": 1}
 MAX_MSAT: Final = 21_000_000 * 100_000_000 * MSAT_PER_SAT
 """All bitcoin there can be: 2.1e18 msat, still below SQLite's 2**63."""
-
-_EXACT: Final = Context(prec=60, rounding=ROUND_CEILING)
 
 
 def is_unit(text: str) -> TypeGuard[Unit]:
@@ -38,15 +37,14 @@ def units_needed(amount_msat: int, unit: Unit) -> int:
     return -(-amount_msat // MSAT_PER_UNIT[unit])
 
 
-def ceil_msat(exact: Decimal) -> int:
+def ceil_msat(exact: Fraction) -> int:
     """An exact price in msat, rounded up: the one rounding of a charge.
 
-    Raises ValueError on a negative, infinite, or absurd price.
+    Raises ValueError on a negative or absurd price.
     """
-    if not exact.is_finite() or exact < 0 or exact > MAX_MSAT:
-        raise ValueError("a price must be a finite amount that exists")
-    with localcontext(_EXACT):
-        return int(exact.to_integral_value())
+    if not 0 <= exact <= MAX_MSAT:
+        raise ValueError("a price must be an amount that exists")
+    return math.ceil(exact)
 
 
 def sats_text(amount_msat: int) -> str:

@@ -6,13 +6,14 @@ number written into the body is the number that was held.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from addon.catalog import Model
 from addon.errors import InsufficientBalance, InvalidParameter
-from addon.pricing.cost import Price, worst_case
+from addon.pricing.cost import Price, Quantities, dearest_output, worst_case
 
 TEMPLATE_TOKENS: Final = 1024
 """What a chat template, a tool preamble or a tokenizer's special tokens may add to the body's own bytes."""
@@ -20,6 +21,7 @@ BYTES_PER_TOKEN_LEFT: Final = 2
 """For the room that a prompt needs beside its answer: a token of ordinary text has at least two bytes."""
 MAX_UNKNOWN: Final = 1 << 31
 """Tokens: the limit where neither the model's nor its context is known."""
+NOTHING_COUNTED: Final = Quantities(0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +34,29 @@ class Cap:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """The most tokens of a request. `must_cap`: the upstream does not stop by itself, so a cap is written."""
+    """The most that a request can use. `must_cap`: the upstream does not stop by itself, so a cap is written.
+
+    `media`: there may be audio or images among the input's tokens, each at a price of its own; `counted`: what
+    is paid by the piece, as the most of each.
+    """
 
     input_tokens: int
     output_tokens: int
     must_cap: bool
+    media: bool = False
+    counted: Quantities = NOTHING_COUNTED
+
+    def most(self, output_tokens: int) -> Quantities:
+        """The same as quantities, under a cap on the output."""
+        media = self.input_tokens if self.media else 0
+        return dataclasses.replace(
+            self.counted,
+            input=self.input_tokens,
+            output=output_tokens,
+            input_audio=media,
+            cached_audio=media,
+            input_image=media,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +78,9 @@ def asked_cap(body: Mapping[str, object], names: Sequence[str]) -> Cap:
 
 def bounds_of(
     model: Model, cap: Cap, *, body_bytes: int, has_output: bool, unseen_input: bool, self_bounded: bool,
-    default_context: int, min_output: int,
+    default_context: int, min_output: int, counted: Quantities = NOTHING_COUNTED,
 ) -> Bounds:  # fmt: skip
-    """The bounds of one request.
+    """The bounds of one request. `counted`: images, searches, seconds, characters, the most of each.
 
     Tokens are at most bytes (byte-level BPE, SentencePiece with byte fallback). `unseen_input`: the body
     refers to what it does not hold (images, files): the whole context. `self_bounded`: the server ends an
@@ -70,15 +90,15 @@ def bounds_of(
     by_bytes = body_bytes + TEMPLATE_TOKENS
     inputs = (context or max(default_context, by_bytes)) if unseen_input else min(context or by_bytes, by_bytes)
     if not has_output:
-        return Bounds(by_bytes, 0, must_cap=False)  # many texts in one body, each up to the context
+        return Bounds(by_bytes, 0, False, unseen_input, counted)  # many texts in one body, each up to the context
     limit = min(model.max_output or context or default_context, context or MAX_UNKNOWN)
     if cap.asked is not None:
-        return Bounds(inputs, min(cap.asked, limit), must_cap=True)
+        return Bounds(inputs, min(cap.asked, limit), True, unseen_input, counted)
     whole = context or default_context
     if limit >= whole and context is not None and self_bounded:
-        return Bounds(inputs, whole, must_cap=False)
+        return Bounds(inputs, whole, False, unseen_input, counted)
     room = max(whole - body_bytes // BYTES_PER_TOKEN_LEFT, min_output)
-    return Bounds(inputs, min(limit, room), must_cap=True)
+    return Bounds(inputs, min(limit, room), True, unseen_input, counted)
 
 
 def least(price: Price, bounds: Bounds, *, min_output: int, minimum_msat: int) -> int:
@@ -99,10 +119,10 @@ def fit(price: Price, bounds: Bounds, *, available_msat: int, min_output: int, m
     if needed > available_msat:
         raise InsufficientBalance(needed, available_msat)
     spare_msat = available_msat // 2 - _hold(price, bounds, 0, minimum_msat)
-    affordable = max(0, int(spare_msat / price.dearest_output))
+    affordable = max(0, int(spare_msat / price.msat(dearest_output(price, bounds.most(1)))))
     output = min(bounds.output_tokens, max(min_output, affordable))
     return Fitted(_hold(price, bounds, output, minimum_msat), output)
 
 
 def _hold(price: Price, bounds: Bounds, output_tokens: int, minimum_msat: int) -> int:
-    return worst_case(price, input_tokens=bounds.input_tokens, output_tokens=output_tokens, minimum_msat=minimum_msat)
+    return worst_case(price, bounds.most(output_tokens), minimum_msat=minimum_msat)

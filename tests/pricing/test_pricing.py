@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+from datetime import UTC, datetime
 from decimal import Decimal
 from fractions import Fraction
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from addon.catalog import CatalogError, Model, UsdPrice, parse
+from addon.catalog import Model, Tariff, Tier, Window
 from addon.errors import InsufficientBalance, InvalidParameter
 from addon.pricing import (
     Bounds,
     Cap,
+    Charge,
     Price,
-    Tokens,
+    Quantities,
     asked_cap,
     bounds_of,
     charge,
@@ -28,76 +33,190 @@ from addon.pricing import (
 
 STATIC = price_in_sats(request=Decimal("0.011"), per_1k_input=Decimal(3), per_1k_output=Decimal(7))
 NAMES = ("max_tokens", "max_completion_tokens")
+PARTS = [f.name for f in dataclasses.fields(Tariff) if f.name not in ("request", "input", "output", "tiers")]
+HOURS_MS = 3_600_000
 
 amounts = st.decimals(0, 1000, places=9, allow_nan=False)
-prices = st.builds(Price, amounts, amounts, amounts, st.none() | amounts, st.none() | amounts, st.none() | amounts)
+apart = {part: st.none() | amounts for part in PARTS}
+windows = st.none() | st.builds(
+    Window, st.integers(0, 1439), st.integers(1, 1440), st.none() | st.frozensets(st.integers(0, 6), min_size=1)
+)
+changes = st.fixed_dictionaries({}, optional={"request": amounts, "input": amounts, "output": amounts} | apart)
+tiers = st.lists(st.builds(Tier, changes, st.integers(0, 10**6), windows), max_size=3).map(tuple)
+rates = st.fractions(Fraction(1, 10**6), 10**6)
 
 
 @st.composite
-def tokens(draw: st.DrawFn) -> Tokens:
+def prices(draw: st.DrawFn) -> Price:
+    parts = draw(st.fixed_dictionaries({}, optional=apart))
+    tariff = Tariff(draw(amounts), draw(amounts), draw(amounts), **parts, tiers=draw(tiers))
+    return Price(tariff, draw(rates))
+
+
+@st.composite
+def quantities(draw: st.DrawFn) -> Quantities:
+    """What an answer can report: parts that are never more than the whole."""
     given_, made = draw(st.integers(0, 10**6)), draw(st.integers(0, 10**6))
     read = draw(st.integers(0, given_))
-    return Tokens(given_, made, read, draw(st.integers(0, given_ - read)), draw(st.integers(0, made)))
+    written = draw(st.integers(0, given_ - read))
+    audio = draw(st.integers(0, given_ - read - written))
+    cached_audio = draw(st.integers(0, read))
+    thought = draw(st.integers(0, made))
+    counted = {name: draw(st.integers(0, 20)) for name in COUNTED}
+    return Quantities(
+        given_, made, read, written, thought, draw(st.integers(0, written)), audio + cached_audio, cached_audio,
+        draw(st.integers(0, given_ - read - written - audio)), draw(st.integers(0, made - thought)), **counted,
+    )  # fmt: skip
 
 
-def exact(price: Price, t: Tokens) -> Fraction:
-    """The same by another road: fractions, part by part."""
-    f = Fraction
-    read = f(price.input if price.cache_read is None else price.cache_read)
-    written = f(price.input if price.cache_write is None else price.cache_write)
-    thought = f(price.output if price.reasoning is None else price.reasoning)
-    inputs = f(price.input) * (t.input - t.cache_read - t.cache_write) + read * t.cache_read + written * t.cache_write
-    return f(price.request) + inputs + f(price.output) * (t.output - t.reasoning) + thought * t.reasoning
+COUNTED = {"images_sent": "image_sent", "images_made": "image_made", "searches": "search", "seconds": "second", "characters": "character"}  # fmt: skip
+
+
+def exact(price: Price, q: Quantities, at_ms: int) -> Fraction:
+    """The same by another road: fractions, part by part, each token at its own price."""
+    table = dataclasses.asdict(dataclasses.replace(price.tariff, tiers=()))
+    for tier in price.tariff.tiers:
+        if q.input > tier.above_tokens and (tier.window is None or tier.window.contains(at_ms)):
+            table.update(tier.changes)
+
+    def of(*parts: str) -> Fraction:
+        return Fraction(next(table[part] for part in parts if table[part] is not None))
+
+    audio = q.input_audio - q.cached_audio
+    plain = q.input - q.cache_read - q.cache_write - audio - q.input_image
+    total: Fraction = of("request") + of("input") * plain
+    total += of("cached_audio", "cache_read", "input") * q.cached_audio
+    total += of("cache_read", "input") * (q.cache_read - q.cached_audio)
+    total += of("cache_write", "input") * (q.cache_write - q.cache_write_1h)
+    total += of("cache_write_1h", "cache_write", "input") * q.cache_write_1h
+    total += of("input_audio", "input") * audio + of("input_image", "input") * q.input_image
+    total += of("output") * (q.output - q.reasoning - q.output_audio - q.output_image)
+    total += of("reasoning", "output") * q.reasoning + of("output_audio", "output") * q.output_audio
+    total += of("output_image", "output") * q.output_image
+    total += sum(Fraction(table[part] or 0) * getattr(q, name) for name, part in COUNTED.items())
+    return total * price.msat_per_unit
+
+
+def cost_of(price: Price, q: Quantities, *, hold: int = 10**18, minimum: int = 1, at_ms: int = 0) -> Charge:
+    return charge(price, q, hold_msat=hold, minimum_msat=minimum, held_at_ms=at_ms)
 
 
 def test_static_prices_on_paper() -> None:
     """11 msat a request, 3 an input token, 7 an output token: 7 in and 3 out cost 53."""
-    cost = charge(STATIC, Tokens(7, 3), hold_msat=10_000, minimum_msat=1)
+    cost = cost_of(STATIC, Quantities(7, 3))
     assert (cost.input_msat, cost.output_msat, cost.total_msat) == (32, 21, 53)
 
 
 def test_usd_prices_on_paper_and_fees_raise_them() -> None:
     """At 100,000 USD a bitcoin, one USD is a million msat; a fee of 10 % is 10 % more, not less (incident 30)."""
-    usd = UsdPrice(input=Decimal("0.000001"), output=Decimal("0.000003"))
-    plain = price_in_usd(usd, btc_usd=Decimal(100_000), exchange_fee=Decimal(1), provider_fee=Decimal(1))
-    assert [plain.input, plain.output] == [Decimal(1), Decimal(3)]
-    dear = price_in_usd(usd, btc_usd=Decimal(100_000), exchange_fee=Decimal("1.1"), provider_fee=Decimal("1.5"))
-    assert dear.input == Decimal("1.65")
+    usd = Tariff(Decimal(0), Decimal("0.000001"), Decimal("0.000003"))
+    plain = price_in_usd(usd, usd_per_btc=Decimal(100_000), exchange_fee=Decimal(1), provider_fee=Decimal(1))
+    assert cost_of(plain, Quantities(7, 3)).total_msat == 7 + 9
+    fees = {"exchange_fee": Decimal("1.1"), "provider_fee": Decimal("1.5")}
+    dear = price_in_usd(usd, usd_per_btc=Decimal(100_000), **fees)
+    assert cost_of(dear, Quantities(1000, 0)).total_msat == 1650
 
 
-@given(prices, tokens(), st.integers(1, 5000))
-def test_a_charge_is_the_exact_sum_rounded_up_once(price: Price, t: Tokens, minimum: int) -> None:
-    cost = charge(price, t, hold_msat=10**18, minimum_msat=minimum)
-    sum_ = exact(price, t)
-    assert cost.total_msat == max(minimum, -(-sum_.numerator // sum_.denominator))
+def test_a_rate_that_does_not_divide_evenly_adds_no_msat() -> None:
+    """3e-6 USD at 30,000 USD a bitcoin are 10 msat, although 1e11 / 30,000 has no end in decimals."""
+    usd = Tariff(Decimal(0), Decimal("0.000003"), Decimal(0))
+    price = price_in_usd(usd, usd_per_btc=Decimal(30_000), exchange_fee=Decimal(1), provider_fee=Decimal(1))
+    assert [cost_of(price, Quantities(n, 0)).total_msat for n in (1, 3, 7, 10**6)] == [10, 30, 70, 10**7]
+
+
+@given(prices(), quantities(), st.integers(1, 5000), st.integers(0, 10 * 24).map(lambda h: h * HOURS_MS))
+def test_a_charge_is_the_exact_sum_rounded_up_once(price: Price, q: Quantities, minimum: int, at_ms: int) -> None:
+    cost = cost_of(price, q, minimum=minimum, at_ms=at_ms)
+    assert cost.total_msat == max(minimum, math.ceil(exact(price, q, at_ms)))
     assert cost.shortfall_msat == 0 and min(cost.input_msat, cost.output_msat) >= 0
 
 
-@given(prices, tokens(), st.integers(1, 10**6))
-def test_a_charge_never_exceeds_its_hold_and_the_rest_is_the_shortfall(price: Price, t: Tokens, hold: int) -> None:
+@given(prices(), quantities(), st.integers(1, 10**6))
+def test_a_charge_never_exceeds_its_hold_and_the_rest_is_the_shortfall(price: Price, q: Quantities, hold: int) -> None:
     """(Incident 17: an overrun drove the balance negative.)"""
-    cost = charge(price, t, hold_msat=hold, minimum_msat=1)
-    whole = charge(price, t, hold_msat=10**18, minimum_msat=1).total_msat
+    cost, whole = cost_of(price, q, hold=hold), cost_of(price, q).total_msat
     assert cost.total_msat == min(hold, whole) and cost.total_msat + cost.shortfall_msat == whole
+
+
+counts = st.integers(0, 1 << 60)
+
+
+@given(prices(), st.builds(Quantities, *[counts] * len(dataclasses.fields(Quantities))), st.integers(1, 10**6))
+def test_figures_that_contradict_each_other_still_cost_something_and_at_most_the_hold(
+    price: Price, q: Quantities, hold: int
+) -> None:
+    """(Incident 26: cached tokens counted twice; a negative rest would have been a discount.)"""
+    cost = cost_of(price, q, hold=hold)
+    assert 1 <= cost.total_msat <= hold and min(cost.input_msat, cost.output_msat) >= 0
+
+
+@given(prices(), quantities(), st.integers(0, 10**6), st.integers(0, 10**6))
+def test_more_tokens_never_cost_less(price: Price, q: Quantities, more_in: int, more_out: int) -> None:
+    flat = dataclasses.replace(price, tariff=dataclasses.replace(price.tariff, tiers=()))
+    more = dataclasses.replace(q, input=q.input + more_in, output=q.output + more_out)
+    assert cost_of(flat, more).total_msat >= cost_of(flat, q).total_msat
 
 
 def test_absurd_figures_cost_the_hold_and_not_nothing() -> None:
     """A bug in billing would have given the hold back, and the answer away."""
     dear = price_in_sats(request=Decimal(0), per_1k_input=Decimal(10**6), per_1k_output=Decimal(10**6))
-    assert charge(dear, Tokens(2**53 - 1, 2**53 - 1), hold_msat=500, minimum_msat=1).total_msat == 500
+    assert cost_of(dear, Quantities(2**53 - 1, 2**53 - 1), hold=500).total_msat == 500
 
 
-@given(prices, tokens())
-def test_the_worst_case_covers_every_answer_within_its_bounds(price: Price, t: Tokens) -> None:
-    """(Incident 22.)"""
-    hold = worst_case(price, input_tokens=t.input, output_tokens=t.output, minimum_msat=1)
-    assert charge(price, t, hold_msat=hold, minimum_msat=1).shortfall_msat == 0
+@given(prices(), quantities(), st.integers(0, 10**6), st.integers(0, 10 * 24).map(lambda h: h * HOURS_MS))
+def test_the_worst_case_covers_every_answer_within_its_bounds(
+    price: Price, q: Quantities, spare: int, at_ms: int
+) -> None:
+    """Whatever the tier, the hour, and the parts (incident 22)."""
+    most = dataclasses.replace(q, input=q.input + spare, output=q.output + spare)
+    hold = worst_case(price, most, minimum_msat=1)
+    assert cost_of(price, q, hold=hold, at_ms=at_ms).shortfall_msat == 0
 
+
+# --- tiers ------------------------------------------------------------------------------------------
+
+LONG = Tariff(Decimal(0), Decimal(1), Decimal(4), tiers=(Tier({"input": Decimal(2), "output": Decimal(6)}, 200),))
+
+
+def test_a_longer_prompt_costs_its_own_tier_and_is_held_for_it() -> None:
+    """Ignored, long prompts would sell at half their price."""
+    price = Price(LONG, Fraction(1))
+    assert cost_of(price, Quantities(200, 10)).total_msat == 200 + 40
+    assert cost_of(price, Quantities(201, 10)).total_msat == 402 + 60
+    assert worst_case(price, Quantities(200, 10), minimum_msat=1) == 200 + 40
+    assert worst_case(price, Quantities(201, 10), minimum_msat=1) == 402 + 60
+
+
+def test_a_tier_changes_only_the_parts_it_names_and_the_later_one_wins() -> None:
+    tiers_ = (Tier({"input": Decimal(2)}, 100), Tier({"input": Decimal(3), "cache_read": Decimal(1)}, 200))
+    price = Price(Tariff(Decimal(0), Decimal(1), Decimal(4), tiers=tiers_), Fraction(1))
+    assert cost_of(price, Quantities(150, 1, cache_read=50)).total_msat == 300 + 4
+    assert cost_of(price, Quantities(300, 1, cache_read=50)).total_msat == 250 * 3 + 50 + 4
+
+
+def test_hours_are_those_of_the_hold_and_a_window_may_pass_midnight() -> None:
+    """Half price from 16:30 to 00:30; the hold never counts on it."""
+    night = Tier({"input": Decimal(1)}, window=Window(16 * 60 + 30, 30))
+    price = Price(Tariff(Decimal(0), Decimal(2), Decimal(0), tiers=(night,)), Fraction(1))
+    at = {clock: 86_400_000 * 20_000 + (h * 60 + m) * 60_000 for clock, h, m in
+          (("16:29", 16, 29), ("16:30", 16, 30), ("23:59", 23, 59), ("00:29", 0, 29), ("00:30", 0, 30))}  # fmt: skip
+    costs = {clock: cost_of(price, Quantities(10, 0), at_ms=ms).total_msat for clock, ms in at.items()}
+    assert costs == {"16:29": 20, "16:30": 10, "23:59": 10, "00:29": 10, "00:30": 20}
+    assert worst_case(price, Quantities(10, 0), minimum_msat=1) == 20
+
+
+@pytest.mark.parametrize(("date", "weekday"), [((1970, 1, 1), 3), ((2026, 11, 25), 2), ((2024, 2, 29), 3)])
+def test_days_of_a_window_are_those_of_the_calendar(date: tuple[int, int, int], weekday: int) -> None:
+    noon_ms = int(datetime(*date, 12, tzinfo=UTC).timestamp() * 1000)
+    assert [day for day in range(7) if Window(days=frozenset((day,))).contains(noon_ms)] == [weekday]
+
+
+# --- the hold follows the balance -------------------------------------------------------------------
 
 bounds_ = st.builds(Bounds, st.integers(1, 10**5), st.integers(0, 10**5), st.booleans())
 
 
-@given(prices, bounds_, st.integers(0, 10**9), st.integers(1, 1000))
+@given(prices(), bounds_, st.integers(0, 10**9), st.integers(1, 1000))
 def test_a_fitted_hold_is_affordable_and_pays_for_its_own_cap(
     price: Price, b: Bounds, available: int, floor: int
 ) -> None:
@@ -109,7 +228,7 @@ def test_a_fitted_hold_is_affordable_and_pays_for_its_own_cap(
     fitted = fit(price, b, available_msat=available, min_output=floor, minimum_msat=1)
     assert needed <= fitted.hold_msat <= available
     assert min(b.output_tokens, floor) <= fitted.output_tokens <= b.output_tokens
-    most = worst_case(price, input_tokens=b.input_tokens, output_tokens=fitted.output_tokens, minimum_msat=1)
+    most = worst_case(price, b.most(fitted.output_tokens), minimum_msat=1)
     assert fitted.hold_msat == most
 
 
@@ -125,7 +244,7 @@ def test_the_largest_of_several_caps_counts_and_null_is_absent() -> None:
 
 
 def bound(model: Model, cap: int | None = None, body: int = 100, **changes: bool) -> Bounds:
-    given_ = {"has_output": True, "unseen_input": False, "self_bounded": False} | changes
+    given_: dict[str, Any] = {"has_output": True, "unseen_input": False, "self_bounded": False} | changes
     asked = Cap(() if cap is None else ("max_tokens",), cap)
     return bounds_of(model, asked, body_bytes=body, default_context=8192, min_output=256, **given_)
 
@@ -139,7 +258,8 @@ def test_bounds_follow_the_model_and_the_body() -> None:
     assert bound(model, has_output=False) == Bounds(1124, 0, must_cap=False)
     many_texts = bound(model, has_output=False, body=10**6)
     assert many_texts.input_tokens == 10**6 + 1024, "each text of an embedding may fill the context"
-    assert bound(model, 50, unseen_input=True).input_tokens == 8192
+    seen = bound(model, 50, unseen_input=True)
+    assert seen.input_tokens == 8192 and seen.most(50).input_audio == 8192, "there may be audio in it"
 
 
 def test_a_server_that_never_stops_always_gets_a_cap() -> None:
@@ -151,33 +271,3 @@ def test_a_server_that_never_stops_always_gets_a_cap() -> None:
 
 def test_a_model_without_a_known_context_is_held_for_its_whole_body() -> None:
     assert bound(Model("m"), 10, body=100_000).input_tokens == 100_000 + 1024
-
-
-ENTRY = {"id": "m", "context_length": 8192, "pricing": {"prompt": "0.000001", "completion": "0.000002"}}
-
-
-def price_entry(**prices_: object) -> Model:
-    (model,) = parse({"data": [ENTRY | {"pricing": {"prompt": "0.000001", "completion": "0.000002"} | prices_}]})
-    return model
-
-
-def test_a_models_file_is_read_in_its_usual_shapes() -> None:
-    for document in ({"data": [ENTRY]}, {"models": [ENTRY]}, [ENTRY]):
-        (model,) = parse(document)
-        assert model.usd == UsdPrice(Decimal("0.000001"), Decimal("0.000002"))
-
-
-@pytest.mark.parametrize(
-    "prices_",
-    [{"prompt": "-1"}, {"prompt": "NaN"}, {"prompt": "2.5"}, {"prompt": True}, {"prompt": None}, {"surprise": "0.1"},
-     {"overrides": [{"min_prompt_tokens": 5}]}],
-)  # fmt: skip
-def test_a_price_that_is_not_wholly_understood_takes_the_model_off_sale(prices_: dict[str, object]) -> None:
-    model = price_entry(**prices_)
-    assert model.usd is None and model.refused
-
-
-@pytest.mark.parametrize("document", [None, 5, {}, {"data": {}}, [{}], [ENTRY, ENTRY], [{"id": 5}]])
-def test_what_is_no_list_of_models_is_refused(document: object) -> None:
-    with pytest.raises(CatalogError):
-        parse(document)

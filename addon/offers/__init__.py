@@ -1,0 +1,13 @@
+"""What is on sale and at what price: where the models come from, what each costs now, how it is told.
+
+A model without a price that is wholly understood is not on sale, and the reason is kept for the banner.
+"""
+
+from addon.offers.listing import listing
+from addon.offers.shelf import Offer, Offers, build, reprice
+from addon.offers.sources import NOTHING_LISTED, UpstreamList, ask_upstream, check_prices, read_models_file
+
+__all__ = [
+    "NOTHING_LISTED", "Offer", "Offers", "UpstreamList", "ask_upstream", "build", "check_prices", "listing",
+    "read_models_file", "reprice",
+]  # fmt: skip
