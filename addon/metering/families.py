@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from addon.metering.fields import CHAT_FIELDS, COMPLETION_FIELDS, EMBEDDING_FIELDS
+from addon.metering.figures import OpenAiReader, ReaderMaker
+from addon.metering.texts import Texts, chat_texts, no_texts
 
 OPENAI_CAPS: Final = (
     "max_tokens",
@@ -24,7 +26,8 @@ class Family:
     `paths`: as clients call it; the first is the upstream's, below its API's prefix. `caps`: the names of the
     output cap, the usual one first; empty where nothing is generated. `asks_usage`: a stream reports usage
     only when `stream_options.include_usage` is set. `appends`: whether a receipt may follow a stream's end.
-    `fields`: the body's fields that are known to be harmless.
+    `fields`: the body's fields that are known to be harmless. `reader` and `texts`: how figures and text are
+    read out of an answer.
     """
 
     name: str
@@ -33,6 +36,8 @@ class Family:
     asks_usage: bool
     appends: bool
     fields: frozenset[str]
+    reader: ReaderMaker
+    texts: Texts
 
     @property
     def has_output(self) -> bool:
@@ -52,6 +57,8 @@ FAMILIES: Final = (
         asks_usage=True,
         appends=True,
         fields=CHAT_FIELDS,
+        reader=OpenAiReader,
+        texts=chat_texts,
     ),
     Family(
         name="completions",
@@ -60,6 +67,8 @@ FAMILIES: Final = (
         asks_usage=True,
         appends=True,
         fields=COMPLETION_FIELDS,
+        reader=OpenAiReader,
+        texts=chat_texts,
     ),
     Family(
         name="embeddings",
@@ -68,6 +77,8 @@ FAMILIES: Final = (
         asks_usage=False,
         appends=False,
         fields=EMBEDDING_FIELDS,
+        reader=OpenAiReader,
+        texts=no_texts,
     ),
 )
 _BY_PATH: Final = {path: family for family in FAMILIES for path in family.paths}

@@ -1,20 +1,16 @@
-"""Cutting an answer into its parts, whatever way the bytes were cut: SSE events, or one JSON document.
+"""Cutting an answer into its parts, whatever way the bytes were cut: SSE events, lines of JSON, the elements of
+a JSON array, or one JSON document.
 
-Only a copy passes through here; memory is bounded, and the result does not depend on the cuts. Line ends are
-LF, CRLF or CR (WHATWG HTML, server-sent events); U+2028 is none. What a body is, its first byte tells: some
-servers send JSON as text/event-stream, and the other way round.
+Only a copy passes through here; memory is bounded, and the result does not depend on the cuts. What a body is,
+its first byte tells, not its Content-Type: some servers send JSON as text/event-stream, and the other way
+round. SSE's line ends are LF, CRLF or CR (WHATWG HTML, server-sent events); U+2028 is none.
 """
 
 from __future__ import annotations
 
 import re
-import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
-
-import brotli
-import zstandard
+from typing import Final, Literal
 
 WHOLE_LIMIT: Final = 256 << 10
 """Bytes: an event up to this is kept whole; of a longer one only its head and its tail."""
@@ -22,14 +18,20 @@ END_KEPT: Final = 64 << 10
 """Bytes of either end."""
 _BLANK_LINE: Final = re.compile(rb"(?:\r\n|\n|\r(?=[^\n]))(?:\r\n|\n|\r(?=[^\n]))")
 _LINE_END: Final = re.compile(rb"\r\n|\n|\r")
+_BETWEEN_LINES: Final = re.compile(rb"\}[ \t\r\n]*\n[ \t\r]*(?=\{)")
+"""Between two JSON objects on lines of their own. Inside one document a comma must stand between them."""
+_STRUCTURE: Final = re.compile(rb'\\.|["\[\]{}]', re.DOTALL)
+_BLANK: Final = b" \t\r\n"
+_BETWEEN_ELEMENTS: Final = b"[], \t\r\n"
 _BOM: Final = b"\xef\xbb\xbf"
-_INFLATE_STEP: Final = 1024
-"""Bytes inflated at a time: a bomb unfolds in small pieces, and each is dropped before the next."""
+
+Kind = Literal["sse", "json", "array"]
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One SSE event, or a whole document. `raw` are its bytes, its end included, or both ends of a long one.
+    """One SSE event, one line or element, or a whole document. `raw` are its bytes, its end included, or both
+    ends of a long one.
 
     `size`: how many bytes it had. `field`: `data`, or another field that carried JSON (llama.cpp: `error`).
     """
@@ -51,57 +53,100 @@ class Splitter:
         self._buffer = bytearray()
         self._head = b""
         self._dropped = 0
-        self.is_json: bool | None = None
+        self._scanned = 0
+        """Where to look on in the buffer: before it nothing can end."""
+        self._depth = 0
+        self._in_text = False
+        self.kind: Kind | None = None
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether it is an event stream; False also while nothing tells."""
+        return self.kind == "sse"
 
     @property
     def is_empty(self) -> bool:
         """An event stream in which nothing incomplete is waiting."""
-        return not self._buffer and self.is_json is False
+        return not self._buffer and self.kind == "sse"
 
     def feed(self, chunk: bytes) -> list[Event]:
         """The events that this chunk completes."""
-        start = max(0, len(self._buffer) - 3)
         self._buffer += chunk
-        if self.is_json is None:
-            self.is_json = _looks_like_json(self._buffer)
-        events = self._cut(start) if self.is_json is False else []
+        if self.kind is None:
+            self.kind = _kind(self._buffer)
+        events: list[Event] = []
+        while (length := self._next_end()) is not None:
+            events.append(self._take(length))
         if len(self._buffer) > WHOLE_LIMIT + END_KEPT:
             self._shorten()
         return events
 
     def end(self) -> Event | None:
         """What was left without its end, as if it had one."""
-        if not self._buffer:
+        return self._take(len(self._buffer)) if self._buffer else None
+
+    def _next_end(self) -> int | None:
+        """The length of the first complete event in the buffer."""
+        if self.kind == "array":
+            return self._element_end()
+        if self.kind is None:
             return None
-        return self._take(len(self._buffer), is_json=bool(self.is_json))
+        pattern = _BLANK_LINE if self.kind == "sse" else _BETWEEN_LINES
+        match = pattern.search(self._buffer, self._scanned)
+        if match is not None:
+            return match.end()
+        # what was seen of a boundary is looked at again: its first line end, or its brace and the blanks behind
+        last = len(self._buffer) - 3 if self.kind == "sse" else len(self._buffer.rstrip(_BLANK)) - 1
+        self._scanned = max(0, last)
+        return None
 
-    def _cut(self, start: int) -> list[Event]:
-        events: list[Event] = []
-        while (match := _BLANK_LINE.search(self._buffer, start)) is not None:
-            events.append(self._take(match.end(), is_json=False))
-            start = 0
-        return events
+    def _element_end(self) -> int | None:
+        """The end of the next object or list directly inside an array."""
+        for mark in _STRUCTURE.finditer(self._buffer, self._scanned):
+            self._scanned = mark.end()
+            byte = mark[0]
+            if self._in_text or byte == b'"':
+                self._in_text = (byte != b'"') if self._in_text else True
+            elif byte in (b"[", b"{"):
+                self._depth += 1
+            elif byte in (b"]", b"}"):
+                self._depth -= 1
+                if self._depth == 1:
+                    return mark.end()
+        if not self._buffer.endswith(b"\\"):  # what it escapes has not come
+            self._scanned = len(self._buffer)
+        return None
 
-    def _take(self, length: int, *, is_json: bool) -> Event:
-        raw = self._head + bytes(self._buffer[:length])
-        size = self._dropped + length
+    def _take(self, length: int) -> Event:
+        taken = bytes(self._buffer[:length])
         del self._buffer[:length]
-        self._head, self._dropped = b"", 0
-        if is_json or size != len(raw):
+        size, head = self._dropped + len(self._head) + length, self._head
+        self._head, self._dropped, self._scanned = b"", 0, 0
+        if size > WHOLE_LIMIT:
+            raw = (head or taken[:END_KEPT]) + taken[-END_KEPT:]
             return Event(raw, raw, "data", size)
-        return _event(raw)
+        if self.kind == "sse":
+            return _event(taken)
+        return Event(taken, taken.removeprefix(_BOM).lstrip(_BETWEEN_ELEMENTS), "data", size)
 
     def _shorten(self) -> None:
+        cut = len(self._buffer) - END_KEPT
         if not self._head:
             self._head = bytes(self._buffer[:END_KEPT])
-        self._dropped += len(self._buffer) - END_KEPT
-        del self._buffer[:-END_KEPT]
+            self._dropped -= END_KEPT
+        self._dropped += cut
+        self._scanned = max(0, self._scanned - cut)
+        del self._buffer[:cut]
 
 
-def _looks_like_json(begun: bytearray) -> bool | None:
+def _kind(begun: bytearray) -> Kind | None:
     """By the first byte that is not blank; None: not come yet."""
-    text = bytes(begun[:END_KEPT]).removeprefix(_BOM).lstrip(b" \t\r\n")
-    return text[:1] in (b"{", b"[") if text else None
+    text = bytes(begun[:END_KEPT]).removeprefix(_BOM).lstrip(_BLANK)
+    if not text or _BOM.startswith(text):
+        return "sse" if len(begun) > END_KEPT else None
+    if text[:1] == b"{":
+        return "json"
+    return "array" if text[:1] == b"[" else "sse"
 
 
 def _event(raw: bytes) -> Event:
@@ -117,70 +162,3 @@ def _event(raw: bytes) -> Event:
     if failure and not data:
         return Event(raw, failure, "error", len(raw))
     return Event(raw, b"\n".join(data), "data", len(raw))
-
-
-# --- encoded copies ---------------------------------------------------------------------------------
-
-
-class Undecodable(ValueError):
-    """An encoding that is not known, or bytes that are not of it."""
-
-
-class _Inflater(Protocol):
-    def __call__(self, piece: bytes, /) -> bytes: ...
-
-
-def inflater(encoding: str) -> Callable[[bytes], list[bytes]]:
-    """A function that unfolds a copy, in bounded pieces. Raises Undecodable, then or later."""
-    makers: dict[str, Callable[[], _Inflater]] = {
-        "gzip": _gzip,
-        "x-gzip": _gzip,
-        "deflate": _deflate,
-        "br": _brotli,
-        "zstd": lambda: zstandard.ZstdDecompressor().decompressobj().decompress,
-    }
-    if encoding not in makers:
-        raise Undecodable(encoding)
-    unfold = makers[encoding]()
-
-    def pieces(chunk: bytes) -> list[bytes]:
-        steps = range(0, len(chunk), _INFLATE_STEP)
-        try:
-            return [plain for at in steps if (plain := unfold(chunk[at : at + _INFLATE_STEP]))]
-        except (zlib.error, zstandard.ZstdError, brotli.error) as error:
-            raise Undecodable(encoding) from error
-
-    return pieces
-
-
-def _brotli() -> _Inflater:
-    state: Any = brotli.Decompressor()
-    return lambda piece: bytes(state.process(piece))
-
-
-def _gzip() -> _Inflater:
-    """gzip, one member after the other (RFC 1952)."""
-    state = zlib.decompressobj(31)
-
-    def unfold(piece: bytes) -> bytes:
-        nonlocal state
-        out = state.decompress(piece)
-        while state.eof and state.unused_data:
-            rest, state = state.unused_data, zlib.decompressobj(31)
-            out += state.decompress(rest)
-        return out
-
-    return unfold
-
-
-def _deflate() -> _Inflater:
-    """zlib's format, as the RFC says, or raw deflate, as some servers send."""
-    state = None
-
-    def unfold(piece: bytes) -> bytes:
-        nonlocal state
-        if state is None:
-            state = zlib.decompressobj(15 if piece[:1] in (b"\x78", b"\x58", b"\x48", b"\x08") else -15)
-        return state.decompress(piece)
-
-    return unfold

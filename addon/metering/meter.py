@@ -1,8 +1,8 @@
 """Watches one answer go by: passes the bytes on at once, and knows at the end what they cost in tokens.
 
-`feed` is called for every chunk of every stream: whole events in which nothing of interest can stand are
-counted and returned as they came. An event is parsed only when a word in it says that it may matter; the word
-is a filter, the parsed shape decides. An event that exists because *we* asked for usage is hidden.
+`feed` is called for every chunk of every stream: whole events in which only text can stand are counted and
+returned as they came. Others are parsed: a word is a filter, the parsed shape decides. An event that exists
+because *we* asked for usage is hidden, and nothing else, ever.
 
 The result does not depend on how the bytes were cut: every figure is a sum over events.
 """
@@ -12,32 +12,32 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from addon.metering.families import Family
-from addon.metering.framing import Event, Splitter, Undecodable, inflater
-from addon.metering.usage import Usage, read_openai, read_timings
-
-Source = Literal["reported", "partial", "timings", "missing"]
+from addon.metering.figures import Asked, Course, Source
+from addon.metering.framing import Event, Splitter
+from addon.metering.inflate import Undecodable, inflater
+from addon.metering.texts import TextCount
+from addon.metering.usage import Usage
 
 HELD_BACK_LIMIT: Final = 64 << 10
 """Bytes of an incomplete event that may wait while a usage event is expected; a longer one is not ours."""
-SAMPLED_EVENTS: Final = 4
-"""So many of the first events are read in full, to learn how much of an event is text."""
+BELIEVED_BYTES: Final = 40
+"""Bytes of text that a token can have on average: more than that, and the tokens reported are too few."""
 PIECE: Final = 64 << 10
-_WORDS: Final = (b'"usage"', b'"timings"', b"error", b"[DONE]")
 _NOT_ONLY_USAGE: Final = ("error", "prompt_filter_results", "citations", "search_results")
-_DECODER: Final = json.JSONDecoder()
 
 
 @dataclass(frozen=True, slots=True)
 class Metered:
     """What one answer was. `source` missing: no usable figures; the caller counts, or keeps the hold.
 
-    `text_bytes`: UTF-8 bytes of generated text, estimated beyond the first events. `deltas`: events that
-    carried data. `complete`: a proper end was seen. `failed`: the answer reports an error of the upstream.
-    `readable` is False for an encoding that could not be undone. `is_stream`: the body was SSE, so an event
-    may be appended, after `open_end` (the end that its last event lacks). `ids`: of this stream's chunks.
+    `text_bytes`: UTF-8 bytes of generated text, as far as it could be read, and of what could not. `deltas`:
+    events that carried text. `suspect`: what was delivered belies the output reported. `complete`: a proper
+    end was seen. `failed`: the answer reports an error of the upstream. `readable` is False for an encoding
+    that could not be undone. `is_stream`: the body was SSE, so an event may be appended, after `open_end` (the
+    end that its last event lacks). `ids`: of this stream's chunks.
     """
 
     usage: Usage | None
@@ -48,6 +48,7 @@ class Metered:
     deltas: int
     text_bytes: int
     delivered_bytes: int
+    suspect: bool = False
     readable: bool = True
     is_stream: bool = False
     open_end: bytes = b""
@@ -57,8 +58,9 @@ class Metered:
 class Meter:
     """One answer's observer. `hide_usage`: the client did not ask for the usage event that we asked for."""
 
-    def __init__(self, family: Family, *, content_encoding: str = "", hide_usage: bool = False) -> None:
-        self._has_output = family.has_output
+    def __init__(
+        self, family: Family, *, content_encoding: str = "", hide_usage: bool = False, asked: Asked | None = None
+    ) -> None:
         self._encoded = content_encoding not in ("", "identity")
         self._hide = hide_usage and not self._encoded
         self._readable = True
@@ -67,9 +69,11 @@ class Meter:
         self._ahead = 0  # bytes of the unfinished event that were let go already
         self._open_end = b""
         self._passed = 0
-        self._data_events = 0
-        self._text = _TextCount()
-        self._found = _Found()
+        self._between = False  # nothing incomplete waits, of an event stream that is not encoded
+        self._text = TextCount(family.texts)
+        self._course = Course()
+        self._reader = family.reader(asked or Asked(), has_output=family.has_output)
+        self._has_output = family.has_output
         try:
             self._unfold = inflater(content_encoding) if self._encoded else None
         except Undecodable:
@@ -78,26 +82,27 @@ class Meter:
     def feed(self, chunk: bytes) -> bytes | list[bytes]:
         """What the client may see of this chunk, now. Never b"", which would end the answer; never raises."""
         self._passed += len(chunk)
-        if not self._encoded and not self._held and self._is_dull(chunk):
-            self._data_events += chunk.count(b"\n\n")
-            self._text.unread(chunk, chunk.count(b"\n\n"))
+        if self._between and chunk.endswith(b"\n\n") and b"\r" not in chunk and self._skim(chunk):
             return chunk
         try:
-            return self._look(chunk)
+            passed = self._look(chunk)
+            self._between = not self._encoded and not self._held and self._readable and self._splitter.is_empty
         except Exception:  # an observer must never cost the client a byte
-            self._readable = False
+            self._readable = self._between = False
             return self._let_go(chunk)
+        return passed
 
     def end(self) -> bytes:
         """The answer ended properly: what was held back and is not ours. Never raises."""
-        self._found.proper_end = True
+        self._course.ended = True
         held = bytes(self._held)
         self._held.clear()
         try:
             last = self._splitter.end()
             if last is None:
                 return held
-            self._open_end = b"" if self._splitter.is_json else b"\n" if last.raw[-1:] in b"\r\n" else b"\n\n"
+            if self._splitter.is_stream:
+                self._open_end = b"\n" if last.raw[-1:] in b"\r\n" else b"\n\n"
             if self._observe(last) and not self._ahead:
                 self._open_end = b""
                 return _comments(held)
@@ -110,35 +115,43 @@ class Meter:
         last = self._splitter.end()
         if last is not None and self._readable:
             self._observe(last)
-        usage, source = self._found.usage()
+        figures, text = self._reader.figures(ended=self._course.ended), self._text
+        made = figures.usage.output if figures.usage is not None and self._has_output else None
         return Metered(
-            usage=usage,
-            source=source,
-            raw_usage=self._found.raw,
-            complete=self._found.proper_end,
-            failed=self._found.failed,
-            deltas=self._data_events,
-            text_bytes=self._text.total,
+            usage=figures.usage,
+            source=figures.source,
+            raw_usage=figures.raw,
+            suspect=figures.suspect or (made is not None and text.exact > BELIEVED_BYTES * made),
+            complete=self._course.ended,
+            failed=self._course.failed,
+            deltas=text.deltas,
+            text_bytes=text.exact + text.guessed,
             delivered_bytes=self._passed,
             readable=self._readable,
-            is_stream=self._splitter.is_json is False and not self._encoded,
+            is_stream=self._splitter.is_stream and not self._encoded,
             open_end=self._open_end,
-            ids=self._found.ids,
+            ids=self._course.ids,
         )
 
     # --- one chunk ----------------------------------------------------------------------------------
 
-    def _is_dull(self, chunk: bytes) -> bool:
-        """Whole events of one data line each, after the sample, and no word of interest."""
-        return (
-            self._data_events >= SAMPLED_EVENTS
-            and self._splitter.is_empty
-            and chunk.endswith(b"\n\n")
-            and chunk.startswith(b"data:")
-            and b"\r" not in chunk
-            and chunk.count(b"\ndata:") + 1 == chunk.count(b"\n\n") == chunk.count(b"\n") / 2
-            and not any(word in chunk for word in _WORDS)
-        )
+    def _skim(self, chunk: bytes) -> bool:
+        """Whole events, in each of which nothing but text matters: counted, all or none."""
+        text = self._text
+        if chunk.find(b"\n\n") == len(chunk) - 2:
+            length = text.skim(chunk)
+            if length <= 0:
+                return False
+            text.add(1, length)
+            return True
+        total, events = 0, chunk[:-2].split(b"\n\n")
+        for event in events:
+            length = text.skim(event)
+            if length <= 0:
+                return False
+            total += length
+        text.add(len(events), total)
+        return True
 
     def _look(self, chunk: bytes) -> bytes | list[bytes]:
         if not self._readable:
@@ -162,7 +175,7 @@ class Meter:
             out += _comments(bytes(self._held[:unsent])) if ours else self._held[:unsent]
             del self._held[:unsent]
             self._ahead = 0
-        if len(self._held) > HELD_BACK_LIMIT or self._ahead or self._splitter.is_json:
+        if len(self._held) > HELD_BACK_LIMIT or self._ahead or self._splitter.kind not in ("sse", None):
             self._ahead += len(self._held)
             out += self._held
             self._held.clear()
@@ -181,112 +194,26 @@ class Meter:
 
     def _observe(self, event: Event) -> bool:
         """Takes an event into account; whether it is the one that exists because we asked for usage."""
-        has_data = bool(event.data)
-        wanted = self._data_events < SAMPLED_EVENTS or any(word in event.raw for word in _WORDS)
-        self._data_events += has_data
-        if not wanted:
-            self._text.unread(event.raw, int(has_data), event.size)
-            return False
-        if event.data.strip() == b"[DONE]":
-            self._found.proper_end = True
-            return False
         if not event.whole:
-            self._text.unread(event.raw, 1, event.size)
-            self._found.scan(event.raw, has_output=self._has_output)
+            self._text.guess(event.size)
+            self._reader.scan(event.raw)
             return False
-        payload = _object(event.data)
+        if (length := self._text.skim(event.raw)) > 0:
+            self._text.add(1, length)
+            return False
         if event.field == "error" or b"event: error" in event.raw:
-            self._found.failed = True
-        if payload is None:
+            self._course.failed = True
+        data = event.data.strip()
+        if not data or data == b"[DONE]":
+            self._course.ended |= bool(data)
             return False
-        self._text.read(payload, len(event.raw))
-        self._found.read(payload, has_output=self._has_output)
+        payload = _object(data)
+        if payload is None:
+            self._text.guess(event.size)
+            return False
+        self._text.read(payload, event.raw)
+        self._reader.read(payload, self._course)
         return self._hide and _only_usage(payload)
-
-
-class _TextCount:
-    """How much text was generated: exactly where events were read, by their overhead where not."""
-
-    def __init__(self) -> None:
-        self._exact = 0
-        self._unread_bytes = 0
-        self._unread_events = 0
-        self._overhead: int | None = None
-
-    def read(self, payload: Mapping[str, Any], size: int) -> None:
-        length = sum(len(text.encode("utf-8", "replace")) for text in _texts(payload))
-        self._exact += length
-        if length and (self._overhead is None or size - length < self._overhead):
-            self._overhead = size - length
-
-    def unread(self, raw: bytes, events: int, size: int | None = None) -> None:
-        if events:
-            self._unread_bytes += len(raw) if size is None else size
-            self._unread_events += events
-
-    @property
-    def total(self) -> int:
-        return self._exact + max(0, self._unread_bytes - self._unread_events * (self._overhead or 0))
-
-
-class _Found:
-    """The figures, and how the answer went."""
-
-    def __init__(self) -> None:
-        self._final: Usage | None = None
-        self._latest: Usage | None = None
-        self._timings: Usage | None = None
-        self.raw: Mapping[str, Any] | None = None
-        self.ids: Mapping[str, Any] = {}
-        self.failed = False
-        self.proper_end = False
-
-    def usage(self) -> tuple[Usage | None, Source]:
-        """The last final figures win, then running totals, then llama.cpp's timings."""
-        if self._final is not None:
-            return self._final, "reported"
-        if self._latest is not None:
-            return self._latest, "reported" if self.proper_end else "partial"
-        return self._timings, "missing" if self._timings is None else "timings"
-
-    def read(self, payload: Mapping[str, Any], *, has_output: bool) -> None:
-        choices = payload.get("choices")
-        parts = [c for c in choices if isinstance(c, dict)] if isinstance(choices, list) else []
-        ended = any(c.get("finish_reason") for c in parts)
-        groq = payload.get("x_groq")
-        groq = groq if isinstance(groq, dict) else {}
-        self.failed |= bool(payload.get("error") or groq.get("error"))
-        self.proper_end |= ended
-        if not self.ids and isinstance(payload.get("id"), str):
-            self.ids = {k: payload[k] for k in ("id", "object", "created", "model") if k in payload}
-        for reported in (payload.get("usage"), groq.get("usage"), *(c.get("usage") for c in parts)):
-            self._take(reported, final=ended or not parts, has_output=has_output)
-        self._timings = read_timings(payload.get("timings")) or self._timings
-
-    def scan(self, raw: bytes, *, has_output: bool) -> None:
-        """Both ends of an answer too long to keep: a `"usage":` that no string holds (there quotes are
-        escaped), followed by an object."""
-        at = -1
-        text = raw.decode("utf-8", "replace")
-        while (at := text.find('"usage"', at + 1)) >= 0:
-            colon = text.find(":", at)
-            if text[at - 1 : at] == "\\" or text[at + 7 : colon].strip():
-                continue
-            try:
-                reported, _ = _DECODER.raw_decode(text[colon + 1 :].lstrip())
-            except (ValueError, RecursionError):
-                continue
-            self._take(reported, final=True, has_output=has_output)
-
-    def _take(self, reported: object, *, final: bool, has_output: bool) -> None:
-        usage = read_openai(reported, has_output=has_output)
-        if usage is None or not isinstance(reported, dict):
-            return
-        self.raw = reported
-        if final:
-            self._final = usage
-        else:
-            self._latest = usage
 
 
 def _object(data: bytes) -> dict[str, Any] | None:
@@ -304,28 +231,6 @@ def _only_usage(payload: Mapping[str, Any]) -> bool:
         and isinstance(payload.get("usage"), dict)
         and not any(payload.get(name) for name in _NOT_ONLY_USAGE)
     )
-
-
-def _texts(payload: Mapping[str, Any]) -> Iterable[str]:
-    """Every piece of generated text of a chunk or an answer."""
-    choices = payload.get("choices")
-    for choice in choices if isinstance(choices, list) else ():
-        if not isinstance(choice, dict):
-            continue
-        for part in (choice, choice.get("delta"), choice.get("message")):
-            if isinstance(part, dict):
-                yield from _texts_of(part)
-
-
-def _texts_of(part: Mapping[str, Any]) -> Iterable[str]:
-    for name in ("text", "content", "reasoning_content", "reasoning", "refusal"):
-        if isinstance(part.get(name), str):
-            yield part[name]
-    calls = part.get("tool_calls")
-    for call in calls if isinstance(calls, list) else ():
-        function = call.get("function") if isinstance(call, dict) else None
-        if isinstance(function, dict):
-            yield from (v for v in (function.get("name"), function.get("arguments")) if isinstance(v, str))
 
 
 def _comments(raw: bytes) -> bytes:

@@ -7,7 +7,7 @@ and Moonshot send, as the vectors in `tests/data/usage` record it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -68,6 +68,20 @@ def read_timings(timings: object) -> Usage | None:
     if fresh is None or made is None or not (fresh or made):
         return None
     return Usage((cached or 0) + fresh, made, cached or 0)
+
+
+def added(usages: Sequence[Usage], *, told_again: int) -> Usage:
+    """The usage of several answers that were asked for together. `told_again`: so many of them have the same
+    input, and each tells it."""
+    given = [u.input for u in usages if u.input is not None]
+    made = [u.output for u in usages if u.output is not None]
+    return Usage(
+        -(-sum(given) // told_again) if given else None,
+        sum(made) if made else None,
+        sum(u.cached_input for u in usages) // told_again,
+        sum(u.cache_write for u in usages) // told_again,
+        sum(u.reasoning for u in usages),
+    )
 
 
 def _bounded(usage: Usage) -> Usage:

@@ -1,0 +1,137 @@
+"""The generated text in an answer, by the exact paths of each dialect, and how many bytes it has.
+
+Where an upstream tells no figures, its text is what is charged for; and figures that the text belies are not
+believed. So text counts once, however often an answer repeats it, and what no model wrote is none: log
+probabilities, ids, signatures, padding. Tool calls are text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Final
+
+Texts = Callable[[Mapping[str, Any]], Iterable[tuple[str, str]]]
+"""The pieces of generated text in one event or answer, each with the key that it stands under."""
+
+ENVELOPE: Final = 256
+"""Bytes that an event has around its text, where none has been read yet."""
+USAGE: Final = b'"usage"'
+_NO_USAGE: Final = b'"usage":null'
+
+
+class TextCount:
+    """How much text was generated. Most events have theirs under one key: it is found there without parsing."""
+
+    def __init__(self, texts: Texts) -> None:
+        self._texts = texts
+        self._mark = b""
+        self._mark_length = 0
+        self._envelope: int | None = None
+        self.deltas = 0
+        """Events that carried text."""
+        self.exact = 0
+        """Bytes of text that was read."""
+        self.guessed = 0
+        """Bytes of what could not be read, less an envelope each: it may be text."""
+
+    def skim(self, raw: bytes) -> int:
+        """Bytes of text of one event in which nothing but plain text under the usual key matters; else 0."""
+        mark = self._mark
+        if not mark or b'"error"' in raw:
+            return 0
+        usage = raw.find(USAGE)
+        if usage >= 0 and (not raw.startswith(_NO_USAGE, usage) or raw.find(USAGE, usage + 1) >= 0):
+            return 0
+        start = raw.find(mark)
+        if start < 0:
+            return 0
+        start += self._mark_length
+        stop = raw.find(b'"', start)
+        return 0 if raw.find(b"\\", start, stop) >= 0 else stop - start
+
+    def add(self, deltas: int, text_bytes: int) -> None:
+        """Takes events into account that were skimmed."""
+        self.deltas += deltas
+        self.exact += text_bytes
+
+    def read(self, payload: Mapping[str, Any], raw: bytes) -> None:
+        """Takes one parsed event or answer into account, and learns where its text stands."""
+        found = [(key, text) for key, text in self._texts(payload) if text]
+        if not found:
+            return
+        length = sum(len(text.encode("utf-8", "replace")) for _, text in found)
+        self.add(1, length)
+        self._envelope = min(self._envelope or len(raw), len(raw) - length)
+        if len(found) == 1:
+            self._learn(found[0][0].encode(), raw)
+
+    def guess(self, size: int) -> None:
+        """Takes an event of so many bytes into account that cannot be read."""
+        self.guessed += max(0, size - (ENVELOPE if self._envelope is None else self._envelope))
+
+    def _learn(self, key: bytes, raw: bytes) -> None:
+        for mark in (b'"%s":"' % key, b'"%s": "' % key):
+            if raw.count(mark) == 1:
+                self._mark, self._mark_length = mark, len(mark)
+
+
+# --- paths ------------------------------------------------------------------------------------------
+
+
+def chat_texts(payload: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Chat and legacy completions, streamed or whole. Where a choice has a delta, its message repeats
+    (Perplexity)."""
+    for choice in _objects(payload.get("choices")):
+        part = next((p for p in (choice.get("delta"), choice.get("message")) if isinstance(p, dict)), {})
+        yield from _named(choice, "text")
+        yield from _content(part)
+        yield from _named(part, "refusal")
+        yield from _reasoning(part)
+        for call in (*_objects(part.get("tool_calls")), {"function": part.get("function_call")}):
+            yield from _call(call)
+        if isinstance(part.get("audio"), dict):
+            yield from _named(part["audio"], "transcript")
+
+
+def _content(part: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """A text, or a list of parts (Mistral's thinking models: parts of parts)."""
+    yield from _named(part, "content")
+    for piece in _objects(part.get("content")):
+        yield from _named(piece, "text", "thinking", "refusal")
+        for inner in _objects(piece.get("thinking")):
+            yield from _named(inner, "text")
+
+
+def _reasoning(part: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The reasoning, once: DeepSeek and vLLM say reasoning_content, vLLM and OpenRouter reasoning; some say both,
+    and OpenRouter repeats it in reasoning_details."""
+    for name in ("reasoning_content", "reasoning", "reasoning_text", "thinking"):
+        if isinstance(part.get(name), str) and part[name]:
+            yield name, part[name]
+            return
+    for detail in _objects(part.get("reasoning_details")):
+        yield from _named(detail, "text", "summary")
+
+
+def _call(call: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """A function's name and arguments, or a custom tool's input."""
+    for kind in ("function", "custom"):
+        asked = call.get(kind)
+        if isinstance(asked, dict):
+            yield from _named(asked, "name", "arguments", "input")
+            if isinstance(asked.get("arguments"), dict):  # Ollama
+                yield "arguments", json.dumps(asked["arguments"], ensure_ascii=False)
+
+
+def no_texts(_: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Answers in which nothing is generated: embeddings, scores."""
+    return iter(())
+
+
+def _objects(value: object) -> Iterator[Mapping[str, Any]]:
+    return (item for item in value if isinstance(item, dict)) if isinstance(value, list) else iter(())
+
+
+def _named(part: Mapping[str, Any], *names: str) -> Iterator[tuple[str, str]]:
+    return ((name, part[name]) for name in names if isinstance(part.get(name), str))
