@@ -87,18 +87,15 @@ class Rates:
         if self.current() is None:
             await self._asked.wait()
 
-    async def keep_fresh(self, changed: Callable[[], None]) -> None:
-        """Asks again and again, at least every quarter of PRICE_MAX_AGE; `changed` is called after each new rate."""
+    async def keep_fresh(self) -> None:
+        """Asks again and again, at least every quarter of PRICE_MAX_AGE, until it is cancelled."""
         while self._fixed is None:
-            before = self.current()
             try:
                 async with asyncio.timeout(HANGS_S):
                     await self.refresh()
             except Exception as error:
                 self._failures += 1
                 self._tell(f"the price of bitcoin could not be asked for: {type(error).__name__}")
-            if self.current() != before:
-                changed()
             self._asked.set()
             await self._around.pause(self.wait_s())
 
