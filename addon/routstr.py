@@ -23,8 +23,10 @@ from mitmproxy.addonmanager import Loader
 
 from addon import arrival as heads
 from addon import aside, credentials, delivery, inject, metering, orders, replies, safety, sale, settings, startup
-from addon.api import TOKEN_BODY_BYTES, Call, is_secret
+from addon.account import TOKEN_BODY_BYTES
+from addon.api import is_secret
 from addon.arrival import Arrival
+from addon.calls import Call
 from addon.credentials import Credentials
 from addon.errors import Failure, InternalError, Overloaded, PathNotFound, PaymentRequired, SettingsError, place
 from addon.gate import NAME as GATE_NAME
@@ -201,12 +203,12 @@ class Routstr:
     ) -> None:  # fmt: skip
         """Order, payer, hold, the upstream's request, admission: in this order, and nothing is forwarded
         before the last. A hold that gets no admission is given back."""
-        found = node.live().cashier.find(given)  # a key that is none is refused before its body is read
+        found = await node.live().cashier.identify(given)  # a key that is none is refused before its body is read
         most = heads.SMALL_BODY_BYTES if found is None else node.settings.max_body_bytes
         body = await sale.plain(arrived, body, most_bytes=most)
         read = functools.partial(orders.read, family, body, node.offers, node.settings)
         order = await aside.when_large(len(body), read)
-        account = await sale.payer(node, found, order)
+        account = await sale.payer(node, arrived, found, order)
         paid, fitted = await sale.hold(node, arrived, order, account)
         try:
             sent = await aside.when_large(len(body), functools.partial(orders.sent_body, order, fitted))

@@ -12,7 +12,7 @@ from typing import Final
 
 from mitmproxy import http
 
-from addon import credentials, orders, tokens, upstream
+from addon import credentials, orders, terms, tokens, upstream
 from addon.arrival import Arrival
 from addon.billing import PaidRequest
 from addon.credentials import Credentials, Presented
@@ -58,7 +58,7 @@ async def plain(arrived: Arrival, body: bytes, *, most_bytes: int) -> bytes:
     return await asyncio.to_thread(unfolded, arrived.encoding, body, most_bytes=most_bytes)
 
 
-async def payer(node: Node, found: Credential | Presented | None, order: Order) -> Credential:
+async def payer(node: Node, arrived: Arrival, found: Credential | Presented | None, order: Order) -> Credential:
     """The account that pays; a token that is new here is redeemed for it, if it brings enough."""
     cashier = node.live().cashier
     if found is None:
@@ -66,9 +66,8 @@ async def payer(node: Node, found: Credential | Presented | None, order: Order) 
     if isinstance(found, Presented):
         if node.reach.is_down():
             raise UpstreamError("The upstream of this node does not answer at the moment; nothing was taken.")
-        found = await cashier.open(found, least_msat=order.least_msat)
-    else:
-        await cashier.note_use(found)
+        asked = terms.read(arrived.texts(), allow_private=node.settings.lnurl_allow_private)
+        found = await cashier.open(found, least_msat=order.least_msat, terms=asked)
     cashier.check_expiry(found)
     return found
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Literal
 
-from addon.errors import InsufficientBalance
+from addon.errors import InsufficientBalance, InternalError
 from addon.ledger.schema import Store
 
 End = Literal["complete", "cut", "client_left", "upstream_failed", "drained", "lost"]
@@ -28,6 +28,8 @@ FROM credentials c JOIN accounts a ON a.id = c.account WHERE c.hash = ?
 _RETIRE_TOKENS: Final = (
     "UPDATE credentials SET retired_at = ? WHERE account = ? AND kind = 'token' AND retired_at IS NULL"
 )
+_TURN: Final = "UPDATE accounts SET rotation = rotation + 1 WHERE id = ? AND rotation = ?"
+_REPLACE_KEY: Final = "UPDATE credentials SET hash = ? WHERE hash = ? AND account = ? AND kind = 'key'"
 _RESERVE: Final = "UPDATE accounts SET held = held + ?1 WHERE id = ?2 AND balance - held >= ?1 RETURNING balance - held"
 _OPEN_HOLD: Final = "INSERT INTO holds (id, account, amount, worker, opened_at) VALUES (?, ?, ?, ?, ?)"
 _CLOSE_HOLD: Final = (
@@ -125,6 +127,19 @@ class Books:
         """A key of the account was used: the token that opened it, which others know, is no key any more."""
         with self._store.transaction():
             self._execute(_RETIRE_TOKENS, (int(self._clock()), account))
+
+    def rotate(self, account: str, rotation: int, *, old: str, new: str) -> bool:
+        """Puts the key of hash `new` in place of the one of hash `old`, and retires the tokens, at once.
+
+        `rotation`: how often the key was changed before. False, with nothing done: it was changed meanwhile.
+        """
+        with self._store.transaction():
+            if self._execute(_TURN, (account, rotation)).rowcount != 1:
+                return False
+            if self._execute(_REPLACE_KEY, (new, old, account)).rowcount != 1:
+                raise InternalError("The books hold another key for this account than this node makes.")
+            self._execute(_RETIRE_TOKENS, (int(self._clock()), account))
+        return True
 
     def hold(self, request_id: str, account: str, amount_msat: int, *, worker: str) -> int:
         """Sets `amount_msat` of an account aside for one request; returns what stays available (msat).

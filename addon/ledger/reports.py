@@ -9,7 +9,12 @@ from typing import Any, Final
 from addon.ledger.schema import Store
 
 _TYPES: Final = {"credit": "in", "refund": "out", "charge": "charge"}
-HISTORY_LIMIT: Final = 1000
+_NEWEST: Final = (1 << 63) - 1
+_HISTORY: Final = """
+SELECT e.kind, e.ref, e.amount, e.mint, e.unit, e.created_at, r.model
+FROM entries e LEFT JOIN requests r ON e.kind = 'charge' AND r.id = e.ref
+WHERE e.account = ? AND e.id < ? ORDER BY e.id DESC LIMIT ?
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +50,22 @@ class Reports:
         ).fetchone()
         return None if row is None else Account(*row)
 
-    def history(self, account_id: str) -> list[dict[str, Any]]:
-        """The account's last movements, oldest first (`contract`: GET /history). Amounts are positive."""
-        rows = self._db.query(
-            "SELECT id, kind, ref, amount, mint, unit, created_at FROM entries WHERE account = ? "
-            "ORDER BY id DESC LIMIT ?",
-            (account_id, HISTORY_LIMIT),
+    def history(self, account_id: str, *, limit: int, before: str | None = None) -> list[dict[str, Any]] | None:
+        """The account's movements as its owner sees them, newest first; amounts (msat) are positive.
+
+        `before`: the id of one of them: only older ones. None: this account has no such movement.
+        """
+        start = _NEWEST if before is None else self._position(account_id, before)
+        if start is None:
+            return None
+        return [_transaction(row) for row in self._db.query(_HISTORY, (account_id, start, limit))]
+
+    def is_arriving(self, token_hash: str) -> bool:
+        """Whether a token with this hash is being redeemed for an account of its own."""
+        found = self._db.execute(
+            "SELECT 1 FROM swaps WHERE state = 'sent' AND purpose = 'key' AND token_hash = ?", (token_hash,)
         )
-        return [_transaction(row) for row in rows][::-1]
+        return found.fetchone() is not None
 
     def receipt(self, request_id: str, account_id: str) -> dict[str, Any] | None:
         """The row of one request of this account, with its raw usage decoded; None: not this account's."""
@@ -75,14 +88,22 @@ class Reports:
         ).fetchone()
         return row is not None
 
+    def _position(self, account_id: str, transaction: str) -> int | None:
+        kind, _, ref = transaction.partition("-")
+        row = self._db.execute(
+            "SELECT id FROM entries WHERE kind = ? AND ref = ? AND account = ?", (kind, ref, account_id)
+        ).fetchone()
+        return None if row is None else int(row[0])
+
 
 def _transaction(row: dict[str, Any]) -> dict[str, Any]:
+    """The id is the cause, and not the row's number: that one counts what all clients do here."""
     kind = _TYPES.get(row["kind"], "in" if row["amount"] > 0 else "out")
-    told = {"id": str(row["id"]), "type": kind, "amount_msats": abs(row["amount"]), "created_at": row["created_at"]}
+    told = {"id": f"{row['kind']}-{row['ref']}", "type": kind, "amount_msats": abs(row["amount"])}
     if row["kind"] not in _TYPES:
         told["reason"] = row["kind"]
     if row["mint"] is not None:
         told |= {"mint": row["mint"], "unit": row["unit"]}
     if row["kind"] == "charge":
-        told["request_id"] = row["ref"]
-    return told
+        told |= {"request_id": row["ref"], "model": row["model"]}
+    return told | {"created_at": row["created_at"]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from addon.tokens import Proof, encode
 from scripts import realparts
 from scripts.payer import Payer
 from tests.e2e.conftest import Answer, Business, Node
-from tests.parts.upstream import whole
+from tests.parts.upstream import until, whole
 
 
 def told(answer: Answer, status: int, type_: str, code: str) -> dict[str, Any]:
@@ -83,10 +84,10 @@ def test_a_token_too_small_is_not_redeemed(business: Business, unpaid: None) -> 
 
 
 def test_an_expired_key_pays_no_more_but_is_refunded(business: Business, unpaid: None) -> None:
-    token = business.buyer.token(20)
-    body = {"initial_balance_token": token}
-    created = business.node.call("POST", "/v1/wallet/create", body, [("Key-Expiry-Time", "1000000000")])
+    body, expiry = {"initial_balance_token": business.buyer.token(20)}, int(time.time()) + 3
+    created = business.node.call("POST", "/v1/wallet/create", body, [("Key-Expiry-Time", str(expiry))])
     key = created.json()["api_key"]
+    until(lambda: time.time() > expiry, "the key has expired")
     told(business.node.chat(key), 403, REQUEST, "key_expired")
     refund = business.node.call("POST", "/v1/wallet/refund", key=key)
     assert refund.status == 200 and business.buyer.receive(refund.json()["token"]) == 20
