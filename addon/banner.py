@@ -32,10 +32,13 @@ def lines(
 
 def _models(offers: Offers) -> str:
     count = len(offers.by_id)
+    if not count and offers.awaiting:
+        return f"NONE ON SALE: {len(offers.awaiting)} wait for the price of bitcoin"
     if not count:
         return "NONE ON SALE YET: the upstream's list is awaited" if not offers.refused else "NONE ON SALE"
     names = ", ".join(list(offers.by_id)[:3]) + (" …" if count > REFUSED_SHOWN else "")
-    return f"{count} on sale ({names}) from {offers.source}"
+    warning = ", WHICH IS AN EXAMPLE: put your own beside it as models.json" if offers.is_example else ""
+    return f"{count} on sale ({names}) from {offers.source}{warning}"
 
 
 def _prices(settings: Settings) -> str:
