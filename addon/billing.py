@@ -1,8 +1,9 @@
 """From what was metered to what is booked: the ladder for missing figures, and the settlement. Pure.
 
 Missing usage is never free and never silently the maximum. The rung that decided is on the receipt:
-`reported`, `partial` (figures before a cut), `timings` (llama.cpp), `counted` (what was delivered, and the
-input estimated from its bytes), `reserved` (the hold: nothing at all could be seen).
+`reported`, `partial` (some figures, as before a cut; the rest is counted), `timings` (llama.cpp), `counted`
+(what was delivered, and the input estimated from its bytes), `suspect` (output was reported that what was
+delivered belies: it is counted), `reserved` (the hold: nothing at all could be seen).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from addon.ledger import End, Settlement
-from addon.metering import Family, Metered
+from addon.metering import Family, Metered, Unseen, Usage
 from addon.pricing import Charge, Price, Quantities, charge
 
 INPUT_BYTES_PER_TOKEN: Final = 3
@@ -34,6 +35,7 @@ class PaidRequest:
     input_bound: int
     output_bound: int
     body_bytes: int
+    unseen: Unseen
     stream: bool
     hide_usage: bool
     wants_receipt: bool
@@ -75,24 +77,32 @@ def bill(
 def _tokens(paid: PaidRequest, metered: Metered | None, end: End) -> tuple[Quantities | None, str]:
     """What is paid for, and which rung of the ladder said so; None: nothing."""
     if metered is None:
-        return (None, "none") if end != "client_left" else (_counted(paid, 0, None), "counted")
+        return (None, "none") if end != "client_left" else (Quantities(_input_counted(paid), 0), "counted")
     usage = metered.usage
     if usage is None and metered.failed and not metered.text_bytes:
         return None, "none"  # the upstream failed before any content
     if not metered.readable:
         return Quantities(paid.input_bound, paid.output_bound), "reserved"
-    if usage is not None and usage.input is not None and usage.output is not None:
-        whole = Quantities(usage.input, usage.output, usage.cached_input, usage.cache_write, usage.reasoning)
-        return whole, metered.source
-    if not metered.delivered_bytes and end != "client_left":
+    if usage is not None and usage.input is not None and usage.output is not None and not metered.suspect:
+        return _quantities(usage, usage.input, usage.output), metered.source
+    if usage is None and not metered.delivered_bytes and end != "client_left":
         return None, "none"
-    made = usage.output if usage is not None and usage.output is not None else _output_counted(paid, metered)
-    return _counted(paid, made, None if usage is None else usage.input), "counted"
+    told = usage or Usage(None, None)
+    made = told.output or 0
+    if told.output is None or metered.suspect:
+        made = max(made, _output_counted(paid, metered))
+    given = _input_counted(paid) if told.input is None else told.input
+    return _quantities(told, given, made), "suspect" if metered.suspect else "counted" if usage is None else "partial"
 
 
-def _counted(paid: PaidRequest, output_tokens: int, input_tokens: int | None) -> Quantities:
-    estimated = max(1, -(-paid.body_bytes // INPUT_BYTES_PER_TOKEN))
-    return Quantities(min(paid.input_bound, estimated) if input_tokens is None else input_tokens, output_tokens)
+def _quantities(usage: Usage, given: int, made: int) -> Quantities:
+    return Quantities(given, made, usage.cached_input, usage.cache_write, usage.reasoning)
+
+
+def _input_counted(paid: PaidRequest) -> int:
+    """Of text, about three bytes are a token; what is no text counts as much as it can be."""
+    text = max(0, paid.body_bytes - paid.unseen.bytes)
+    return min(paid.input_bound, max(1, -(-text // INPUT_BYTES_PER_TOKEN)) + paid.unseen.tokens)
 
 
 def _output_counted(paid: PaidRequest, metered: Metered) -> int:

@@ -10,13 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from addon.errors import ModelNotFound
-from addon.metering import Family, admitted
+from addon.metering import Family, Unseen, admitted, unseen_of
 from addon.offers import Offer, Offers
 from addon.pricing import Bounds, Cap, Fitted, asked_cap, bounds_of, fit, least
 from addon.settings import Settings
 from addon.upstream import parse_body, serialise
-
-_TEXT_PARTS = ("text", "input_text", "refusal")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +27,8 @@ class Order:
     raw: bytes = field(repr=False)
     cap: Cap
     bounds: Bounds
+    unseen: Unseen
+    """What the body's own bytes do not bound: images, audio, files."""
     dropped: tuple[str, ...]
     is_whole: bool
     """Whether `body` holds every field of `raw`: none was dropped, none was null."""
@@ -71,12 +71,13 @@ def read(family: Family, raw: bytes, offers: Offers, settings: Settings) -> Orde
     offer = offers.find(model)
     body, dropped = admitted(parsed, family.fields, family.caps, settings.unknown_fields)
     cap = asked_cap(body, family.caps)
+    unseen = unseen_of(body)
     bounds = bounds_of(
         offer.model,
         cap,
         body_bytes=len(raw),
         has_output=family.has_output,
-        unseen_input=_has_unseen_input(body),
+        unseen_input=bool(unseen),
         self_bounded=offer.self_bounded,
         default_context=settings.default_context_length,
         min_output=settings.min_output_tokens,
@@ -88,6 +89,7 @@ def read(family: Family, raw: bytes, offers: Offers, settings: Settings) -> Orde
         raw=raw,
         cap=cap,
         bounds=bounds,
+        unseen=unseen,
         dropped=dropped,
         is_whole=len(body) == len(parsed),
         minimum_msat=settings.min_request_msat,
@@ -128,17 +130,6 @@ def _write_cap(body: dict[str, Any], order: Order, output_tokens: int) -> None:
     for alias in order.cap.fields:
         body.pop(alias, None)
     body[name] = output_tokens
-
-
-def _has_unseen_input(body: Mapping[str, Any]) -> bool:
-    """Whether the messages refer to what the body's own bytes do not bound: images, audio, files."""
-    messages = body.get("messages")
-    for message in messages if isinstance(messages, list) else ():
-        content = message.get("content") if isinstance(message, dict) else None
-        for part in content if isinstance(content, list) else ():
-            if isinstance(part, dict) and part.get("type") not in _TEXT_PARTS:
-                return True
-    return False
 
 
 def smallest(offer: Offer, settings: Settings) -> int:

@@ -141,6 +141,7 @@ def _paid(arrived: Arrival, order: Order, account: str, fitted: Fitted, left_msa
         input_bound=order.bounds.input_tokens,
         output_bound=fitted.output_tokens,
         body_bytes=len(order.raw),
+        unseen=order.unseen,
         stream=order.stream,
         hide_usage=order.hide_usage,
         wants_receipt=(arrived.text(b"x-routstr-receipt") or "").lower() != "none",

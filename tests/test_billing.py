@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from addon.billing import PaidRequest, bill
 from addon.ledger import End, Settlement
-from addon.metering import FAMILIES, Metered, Usage
+from addon.metering import FAMILIES, Metered, Unseen, Usage
 from addon.pricing import price_in_sats
 
 PRICE = price_in_sats(request=Decimal("0.011"), per_1k_input=Decimal(3), per_1k_output=Decimal(7))
@@ -22,8 +22,8 @@ EMBEDDINGS = FAMILIES[2]
 def paid(**changes: Any) -> PaidRequest:
     facts: dict[str, Any] = {
         "id": "r", "account": "a", "family": CHAT, "model": "m", "price": PRICE, "hold_msat": 10_000, "available_msat": 500,
-        "minimum_msat": 1, "input_bound": 2000, "output_bound": 100, "body_bytes": 300, "stream": True, "hide_usage": True,
-        "wants_receipt": True, "started_ms": 1,
+        "minimum_msat": 1, "input_bound": 2000, "output_bound": 100, "body_bytes": 300, "unseen": Unseen(),
+        "stream": True, "hide_usage": True, "wants_receipt": True, "started_ms": 1,
     }  # fmt: skip
     return PaidRequest(**facts | changes)
 
@@ -82,6 +82,24 @@ def test_embeddings_without_figures_cost_their_input_only() -> None:
         metered(text_bytes=500, delivered_bytes=500, is_stream=False), request=paid(family=EMBEDDINGS, output_bound=0)
     )
     assert (end.cost_msat, end.output_tokens) == (11 + 3 * 100, 0)
+
+
+def test_an_image_without_figures_costs_as_much_as_one_can_be_and_never_more_than_was_held() -> None:
+    """A URL of a hundred bytes can be sixteen thousand tokens. (Incidents 22, 32.)"""
+    held = {"hold_msat": 10**6, "body_bytes": 4_000_300, "unseen": Unseen(images=1, bytes=4_000_000)}
+    answer = metered(deltas=1, text_bytes=4, delivered_bytes=99)
+    assert settle(answer, request=paid(**held, input_bound=50_000)).input_tokens == 100 + 16_384
+    assert settle(answer, request=paid(**held, input_bound=8192)).input_tokens == 8192
+
+
+def test_output_that_the_text_belies_is_counted_and_told() -> None:
+    end = settle(metered(usage=Usage(7, 1), source="reported", suspect=True, deltas=50, text_bytes=200))
+    assert (end.usage_source, end.input_tokens, end.output_tokens) == ("suspect", 7, 50)
+
+
+def test_figures_before_a_cut_are_charged_and_the_rest_is_counted() -> None:
+    end = settle(metered(usage=Usage(70, None), source="partial", deltas=5, text_bytes=12, delivered_bytes=99), "cut")
+    assert (end.usage_source, end.input_tokens, end.output_tokens) == ("partial", 70, 5)
 
 
 def test_figures_beyond_the_hold_are_the_operators_shortfall() -> None:
