@@ -37,7 +37,7 @@ def _models(offers: Offers) -> str:
     if not count:
         return "NONE ON SALE YET: the upstream's list is awaited" if not offers.refused else "NONE ON SALE"
     names = ", ".join(list(offers.by_id)[:3]) + (" …" if count > REFUSED_SHOWN else "")
-    warning = ", WHICH IS AN EXAMPLE: put your own beside it as models.json" if offers.is_example else ""
+    warning = ", AN EXAMPLE: write your own models.json" if offers.is_example else ""
     return f"{count} on sale ({names}) from {offers.source}{warning}"
 
 

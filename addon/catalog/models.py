@@ -120,7 +120,7 @@ def _model(entry: object, place: int) -> Model:
     context = _tokens(entry.get("context_length")) or _tokens(provider.get("context_length")) or _served_context(entry)
     usd, unpriced = _usd(entry.get("pricing"))
     limit = _tokens(provider.get("max_completion_tokens"))
-    return Model(name, context, limit, usd, unpriced, None, forwarded, _tellable(entry))
+    return Model(name, context, limit, usd, unpriced, None, forwarded, tellable(entry))
 
 
 def _usd(pricing: object) -> tuple[Tariff | None, str | None]:
@@ -168,12 +168,12 @@ def _twice(value: object) -> str | None:
     return next((found for part in inner if (found := _twice(part)) is not None), None)
 
 
-def _tellable(value: Any, *, as_text: bool = False) -> Any:
+def tellable(value: Any, *, as_text: bool = False) -> Any:
     """The same in what JSON can be written from. Exact numbers stay exact among prices, as text."""
     if isinstance(value, dict):
-        return {key: _tellable(part, as_text=as_text or key == "pricing") for key, part in value.items()}
+        return {key: tellable(part, as_text=as_text or key == "pricing") for key, part in value.items()}
     if isinstance(value, list):
-        return [_tellable(part, as_text=as_text) for part in value]
+        return [tellable(part, as_text=as_text) for part in value]
     if not isinstance(value, Decimal):
         return value
     return str(value) if as_text or not math.isfinite(float(value)) else float(value)

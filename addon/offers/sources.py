@@ -68,20 +68,31 @@ def check_prices(settings: Settings) -> None:
 
 
 async def ask_upstream(url: str, api_key: str) -> UpstreamList | None:
-    """The upstream's own GET /models, once, bounded; None when it does not answer with a list."""
+    """The upstream's own GET /models, once; None when it does not answer with a list."""
+    try:
+        document = load(await fetch(f"{url}/models", api_key))
+        return UpstreamList(parse(document), _owners(entries(document)))
+    except CatalogError:
+        return None
+
+
+async def fetch(url: str, api_key: str = "", *, trust_env: bool = False) -> bytes:
+    """The body of a list of models, bounded in size and time. Raises CatalogError.
+
+    `trust_env`: through the proxy that the environment names.
+    """
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     try:
         async with (
             asyncio.timeout(LIST_TIMEOUT_S),
-            httpx.AsyncClient(trust_env=False, headers=headers) as client,
-            client.stream("GET", f"{url}/models") as response,
+            httpx.AsyncClient(trust_env=trust_env, headers=headers) as client,
+            client.stream("GET", url) as response,
         ):
             if response.status_code != 200:
-                return None
-            document = load(await _body(response))
-        return UpstreamList(parse(document), _owners(entries(document)))
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError, OSError):
-        return None
+                raise CatalogError(f"{url} answered {response.status_code}")
+            return await _body(response)
+    except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+        raise CatalogError(f"{url} cannot be read ({type(error).__name__})") from None
 
 
 async def _body(response: httpx.Response) -> bytes:
@@ -89,7 +100,7 @@ async def _body(response: httpx.Response) -> bytes:
     async for piece in response.aiter_bytes():
         body += piece
         if len(body) > LIST_LIMIT_BYTES:
-            raise ValueError("the upstream's list of models is too large")
+            raise CatalogError("the list of models is too large")
     return bytes(body)
 
 
