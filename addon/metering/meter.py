@@ -82,7 +82,7 @@ class Meter:
     def feed(self, chunk: bytes) -> bytes | list[bytes]:
         """What the client may see of this chunk, now. Never b"", which would end the answer; never raises."""
         self._passed += len(chunk)
-        if self._between and chunk.endswith(b"\n\n") and b"\r" not in chunk and self._skim(chunk):
+        if self._between and chunk[-1:] == b"\n" and self._skim(chunk):
             return chunk
         try:
             passed = self._look(chunk)
@@ -137,17 +137,20 @@ class Meter:
 
     def _skim(self, chunk: bytes) -> bool:
         """Whole events, in each of which nothing but text matters: counted, all or none."""
+        if chunk.find(b"\r") >= 0:
+            return False
         text = self._text
-        if chunk.find(b"\n\n") == len(chunk) - 2:
+        if chunk.find(b"\n") == len(chunk) - 2:
             length = text.skim(chunk)
-            if length <= 0:
-                return False
-            text.add(1, length)
-            return True
+            if length:
+                text.add(1, length)
+            return length > 0
+        if not chunk.endswith(b"\n\n"):
+            return False
         total, events = 0, chunk[:-2].split(b"\n\n")
         for event in events:
             length = text.skim(event)
-            if length <= 0:
+            if not length:
                 return False
             total += length
         text.add(len(events), total)
@@ -198,7 +201,7 @@ class Meter:
             self._text.guess(event.size)
             self._reader.scan(event.raw)
             return False
-        if (length := self._text.skim(event.raw)) > 0:
+        if length := self._text.skim(event.raw):
             self._text.add(1, length)
             return False
         if event.field == "error" or b"event: error" in event.raw:

@@ -8,6 +8,7 @@ probabilities, ids, signatures, padding. Tool calls are text.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
@@ -26,7 +27,7 @@ class TextCount:
     def __init__(self, texts: Texts) -> None:
         self._texts = texts
         self._mark = b""
-        self._mark_length = 0
+        self._find: Callable[[bytes], re.Match[bytes] | None] | None = None
         self._envelope: int | None = None
         self.deltas = 0
         """Events that carried text."""
@@ -36,19 +37,17 @@ class TextCount:
         """Bytes of what could not be read, less an envelope each: it may be text."""
 
     def skim(self, raw: bytes) -> int:
-        """Bytes of text of one event in which nothing but plain text under the usual key matters; else 0."""
-        mark = self._mark
-        if not mark or b'"error"' in raw:
+        """Bytes of text of one event in which nothing but plain text under the usual key matters; else 0.
+
+        An error beside text is none to look for: text was delivered.
+        """
+        if self._find is None:
             return 0
         usage = raw.find(USAGE)
         if usage >= 0 and (not raw.startswith(_NO_USAGE, usage) or raw.find(USAGE, usage + 1) >= 0):
             return 0
-        start = raw.find(mark)
-        if start < 0:
-            return 0
-        start += self._mark_length
-        stop = raw.find(b'"', start)
-        return 0 if raw.find(b"\\", start, stop) >= 0 else stop - start
+        match = self._find(raw)
+        return 0 if match is None else match.end() - match.start() - len(self._mark) - 1
 
     def add(self, deltas: int, text_bytes: int) -> None:
         """Takes events into account that were skimmed."""
@@ -72,8 +71,8 @@ class TextCount:
 
     def _learn(self, key: bytes, raw: bytes) -> None:
         for mark in (b'"%s":"' % key, b'"%s": "' % key):
-            if raw.count(mark) == 1:
-                self._mark, self._mark_length = mark, len(mark)
+            if mark != self._mark and raw.count(mark) == 1:
+                self._mark, self._find = mark, re.compile(re.escape(mark) + rb'[^"\\]+"').search
 
 
 # --- paths ------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from addon.metering import FAMILIES, Family, Meter, Metered
+from addon.metering import FAMILIES, Asked, Family, Meter, Metered
 
 VECTORS = sorted((Path(__file__).parents[1] / "data" / "usage").glob("*.json"))
 EMBEDDINGS = next(f for f in FAMILIES if f.name == "embeddings")
@@ -30,6 +30,12 @@ def family(vector: dict[str, Any]) -> Family:
     return EMBEDDINGS if vector["request"]["path"].endswith("embeddings") else CHAT
 
 
+def asked(vector: dict[str, Any]) -> Asked:
+    body = vector["request"]["body"] or {}
+    prompts = len(body["prompt"]) if isinstance(body.get("prompt"), list) else 1
+    return Asked(body.get("n", 1), prompts)
+
+
 def run(vector: dict[str, Any], cuts: Sequence[int]) -> tuple[bytes, Metered]:
     """Feeds a vector's body, cut at these places; what the client saw, and what was metered."""
     body: bytes = vector["body"]
@@ -38,6 +44,7 @@ def run(vector: dict[str, Any], cuts: Sequence[int]) -> tuple[bytes, Metered]:
         family(vector),
         content_encoding=vector["response"]["headers"].get("content-encoding", ""),
         hide_usage="strip" in vector,
+        asked=asked(vector),
     )
     seen = bytearray()
     for start, stop in pairwise(edges):
@@ -63,6 +70,7 @@ def check(vector: dict[str, Any], seen: bytes, metered: Metered) -> None:
         names = ("input", "output", "cached_input", "cache_write", "reasoning")
         assert told == tuple(expected["usage"].get(name) or 0 for name in names)
     assert metered.failed == expected["error"]
+    assert not metered.suspect
 
 
 @pytest.mark.parametrize("path", VECTORS, ids=lambda p: p.stem)
