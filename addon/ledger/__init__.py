@@ -5,6 +5,7 @@ All SQL of this project is in this package; it knows no HTTP, no mint and no pro
 
 from addon.ledger.books import Books, Credential, End, Settled, Settlement
 from addon.ledger.checkpoints import Checkpoints
+from addon.ledger.folding import fold, fold_some
 from addon.ledger.ids import new_id
 from addon.ledger.invariants import INVARIANTS, Finding, Solvency, audit, solvency
 from addon.ledger.journal import SWAP_STATES, InputsTaken, Journal, NewSwap, Purpose, Swap
@@ -21,5 +22,5 @@ __all__ = [
     "WALLET_WAIT_MS", "Account", "Books", "Checkpoints", "CoinsMoved", "Credential", "End", "Finding", "InputsTaken",
     "Journal", "KeptRates", "NewSwap", "Payment", "Proofs", "Purpose", "Purse", "Rate", "Refund", "Refunds", "Reports",
     "Settled", "Settlement", "Solvency", "Store", "StoredProof", "Swap", "Worker", "audit", "bury_dead",
-    "new_id", "patiently", "solvency",
+    "fold", "fold_some", "new_id", "patiently", "solvency",
 ]  # fmt: skip

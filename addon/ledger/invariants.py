@@ -79,12 +79,14 @@ FROM entries e LEFT JOIN refunds r ON r.id = e.ref WHERE e.kind = 'refund' AND r
 _CHARGES: Final = (
     """
 SELECT 'request ' || r.id || ' was told ' || r.cost || ', charged ' || COALESCE(-e.amount, 0)
-FROM requests r LEFT JOIN entries e ON e.kind = 'charge' AND e.ref = r.id
+FROM (SELECT id, account, cost FROM requests UNION ALL SELECT id, account, cost FROM days) r
+    LEFT JOIN entries e ON e.kind = 'charge' AND e.ref = r.id
 WHERE r.cost <> COALESCE(-e.amount, 0) OR (e.account IS NOT NULL AND e.account <> r.account)
 """,
     """
 SELECT 'a charge of ' || -e.amount || ' has no request: ' || e.ref
-FROM entries e LEFT JOIN requests r ON r.id = e.ref WHERE e.kind = 'charge' AND r.id IS NULL
+FROM entries e LEFT JOIN requests r ON r.id = e.ref LEFT JOIN days d ON d.id = e.ref
+WHERE e.kind = 'charge' AND r.id IS NULL AND d.id IS NULL
 """,
     """
 SELECT 'account ' || a.id || ': spent ' || a.spent || ', its charges sum to ' || COALESCE(-SUM(e.amount), 0)
@@ -138,7 +140,7 @@ def solvent(db: Database) -> list[Finding]:
 
 
 def charges_are_costs(db: Database) -> list[Finding]:
-    """5. What was charged is what clients were told, request by request and account by account."""
+    """5. What was charged is what clients were told, request by request (or folded day) and account by account."""
     return [f for sql in _CHARGES for f in _findings(db, "charges_are_costs", sql)]
 
 

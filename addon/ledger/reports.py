@@ -11,8 +11,9 @@ from addon.ledger.schema import Store
 _TYPES: Final = {"credit": "in", "refund": "out", "charge": "charge"}
 _NEWEST: Final = (1 << 63) - 1
 _HISTORY: Final = """
-SELECT e.kind, e.ref, e.amount, e.mint, e.unit, e.created_at, r.model
+SELECT e.kind, e.ref, e.amount, e.mint, e.unit, e.created_at, r.model, d.day, d.charged
 FROM entries e LEFT JOIN requests r ON e.kind = 'charge' AND r.id = e.ref
+    LEFT JOIN days d ON e.kind = 'charge' AND d.id = e.ref
 WHERE e.account = ? AND e.id < ? ORDER BY e.id DESC LIMIT ?
 """
 
@@ -52,6 +53,8 @@ class Reports:
 
     def history(self, account_id: str, *, limit: int, before: str | None = None) -> list[dict[str, Any]] | None:
         """The account's movements as its owner sees them, newest first; amounts (msat) are positive.
+
+        Of a day that is folded all charges are one, with the day (UTC) and how many they were.
 
         `before`: the id of one of them: only older ones. None: this account has no such movement.
         """
@@ -104,6 +107,8 @@ def _transaction(row: dict[str, Any]) -> dict[str, Any]:
         told["reason"] = row["kind"]
     if row["mint"] is not None:
         told |= {"mint": row["mint"], "unit": row["unit"]}
-    if row["kind"] == "charge":
+    if row["day"] is not None:
+        told |= {"day": row["day"], "requests": row["charged"]}
+    elif row["kind"] == "charge":
         told |= {"request_id": row["ref"], "model": row["model"]}
     return told | {"created_at": row["created_at"]}

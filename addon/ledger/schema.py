@@ -205,6 +205,20 @@ CREATE TABLE rates (
 ) STRICT, WITHOUT ROWID;
 """
 
+_DAYS: Final = """
+CREATE TABLE days (
+    id TEXT PRIMARY KEY CHECK (id = account || '.' || day),
+    account TEXT NOT NULL REFERENCES accounts (id),
+    day TEXT NOT NULL CHECK (day = date(day)),
+    requests INTEGER NOT NULL CHECK (requests > 0),
+    charged INTEGER NOT NULL CHECK (0 <= charged AND charged <= requests),
+    cost INTEGER NOT NULL CHECK (charged <= cost),
+    shortfall INTEGER NOT NULL CHECK (0 <= shortfall),
+    CHECK ((charged = 0) = (cost = 0))
+) STRICT, WITHOUT ROWID;
+CREATE INDEX requests_ended ON requests (ended_ms);
+"""
+
 
 @MIGRATIONS()
 def m001_books(db: Database) -> None:
@@ -222,6 +236,12 @@ def m002_treasury(db: Database) -> None:
 def m003_rates(db: Database) -> None:
     """The last prices of bitcoin."""
     db.executescript(_RATES)
+
+
+@MIGRATIONS()
+def m005_days(db: Database) -> None:
+    """What old requests are folded into, and the way to find them."""
+    db.executescript(_DAYS)
 
 
 class Store:

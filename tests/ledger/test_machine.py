@@ -1,7 +1,8 @@
 """Every order of events that the books can meet; after each, all five rules hold.
 
 Money comes in by swaps that are executed, refused, or spent elsewhere; it is held, charged, released; it
-goes out by refunds, from coins in hand or by swaps of our own. Whatever is asked twice happens once.
+goes out by refunds, from coins in hand or by swaps of our own. Whatever is asked twice happens once. At any
+moment old requests are folded into their days.
 """
 
 from __future__ import annotations
@@ -29,12 +30,14 @@ from addon.ledger import (
     Purse,
     Refund,
     Refunds,
+    Reports,
     Settled,
     Settlement,
     Store,
     StoredProof,
     Swap,
     audit,
+    fold_some,
     solvency,
 )
 from addon.money import to_msat, whole_units
@@ -42,6 +45,7 @@ from addon.wallet.split import greatest_below, split
 
 PURSES = [Purse("https://a.example", "sat"), Purse("https://a.example", "msat"), Purse("https://b.example", "sat")]
 POWERS = [1 << n for n in range(20)]
+DAY_MS = 86_400_000
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ class Money(RuleBasedStateMachine):
         self.folder = tempfile.TemporaryDirectory()
         self.ids = itertools.count()
         self.expected: dict[str, int] = {}
+        self.charged: dict[str, list[int]] = {}
 
     @initialize()
     def begin(self) -> None:
@@ -170,25 +175,30 @@ class Money(RuleBasedStateMachine):
         assert row[0] == self.expected[account]
         return int(row[0] - row[1])
 
-    @rule(hold=holds, share=st.integers(0, 100))
-    def a_request_ends(self, hold: Hold, share: int) -> None:
-        """Perhaps for the second time, or after its worker was found dead."""
+    @rule(hold=holds, share=st.integers(0, 100), day=st.integers(0, 3))
+    def a_request_ends(self, hold: Hold, share: int, day: int) -> None:
+        """Perhaps for the second time, after its worker was found dead, or after it was folded."""
         cost = hold.amount_msat * share // 100
-        if self.books.settle(self.end(hold, cost)) is Settled.SETTLED:
+        if self.books.settle(self.end(hold, cost, day)) is Settled.SETTLED:
             self.expected[hold.account] -= cost
+            self.charged.setdefault(hold.account, []).append(cost)
         assert self.books.settle(self.end(hold, hold.amount_msat)) is Settled.ALREADY_CLOSED
 
-    def end(self, hold: Hold, cost: int) -> Settlement:
+    def end(self, hold: Hold, cost: int, day: int = 0) -> Settlement:
         return Settlement(
             id=hold.id, account=hold.account, model="m", path="/v1/x", stream=False, status=200, end="complete",
             hold_msat=hold.amount_msat, input_msat=cost // 3, output_msat=cost - cost // 3, usage_source="reported",
-            started_ms=1, ended_ms=2,
+            started_ms=1, ended_ms=day * DAY_MS + 2,
         )  # fmt: skip
 
     @rule(worker=st.sampled_from("vw"))
     def a_worker_is_found_dead(self, worker: str) -> None:
         self.books.release_worker(worker)
         assert self.books.release_worker(worker) == 0
+
+    @rule(days=st.integers(1, 4), most=st.integers(1, 4))
+    def old_requests_are_folded(self, days: int, most: int) -> None:
+        assert fold_some(self.store, before_ms=days * DAY_MS, most=most) <= most
 
     # --- money out ----------------------------------------------------------------------------------
 
@@ -249,6 +259,18 @@ class Money(RuleBasedStateMachine):
             balances = dict(self.store.db.execute("SELECT id, balance FROM accounts").fetchall())
             assert balances == self.expected
             assert all(purse.surplus_msat >= 0 for purse in solvency(self.store.db))
+
+    @invariant()
+    def the_histories_add_up(self) -> None:
+        if hasattr(self, "store"):
+            reports, signs = Reports(self.store), {"in": 1, "out": -1, "charge": -1}
+            for account, balance in self.expected.items():
+                history = reports.history(account, limit=1000) or []
+                assert sum(signs[moved["type"]] * moved["amount_msats"] for moved in history) == balance
+                charged, told = self.charged.get(account, []), reports.account(account)
+                assert sum(moved.get("requests", 1) for moved in history if moved["type"] == "charge") == len(charged)
+                assert told is not None
+                assert (told.spent_msat, told.requests) == (sum(charged), len(charged))
 
     @invariant()
     def no_counter_is_lent_twice(self) -> None:
