@@ -75,6 +75,14 @@ HAVING COALESCE(SUM(p.amount), 0) * CASE r.unit WHEN 'sat' THEN 1000 ELSE 1 END 
 SELECT 'a refund of ' || e.amount || ' was debited without a row: ' || e.ref
 FROM entries e LEFT JOIN refunds r ON r.id = e.ref WHERE e.kind = 'refund' AND r.id IS NULL
 """,
+    """
+SELECT 'refund ' || r.id || ' is ' || r.state || ', of ' || t.taken || ' msat taken for it ' || t.back || ' went back'
+FROM refunds r JOIN (
+    SELECT ref, SUM(CASE WHEN kind = 'adjustment' THEN 0 ELSE -amount END) AS taken,
+        SUM(CASE WHEN kind = 'adjustment' THEN amount ELSE 0 END) AS back
+    FROM entries WHERE kind IN ('refund', 'mint_fee', 'adjustment') GROUP BY ref
+) t ON t.ref = r.id WHERE t.back <> CASE r.state WHEN 'returned' THEN t.taken ELSE 0 END
+""",
 )
 _CHARGES: Final = (
     """

@@ -118,6 +118,10 @@ class Journal:
         """The open swaps that bring an account its money, or that pay one refund."""
         return self._select("state = 'sent' AND (account = ? OR cause = ?)", (account, cause))
 
+    def changing(self, purse: Purse) -> list[Swap]:
+        """The open swaps that have our own coins of a purse as inputs."""
+        return self._select("state = 'sent' AND inputs IS NULL AND mint = ? AND unit = ?", (purse.mint, purse.unit))
+
     def open(self, new: NewSwap) -> Swap:
         """Writes the intent: counters lent, inputs claimed, row `sent`, in one transaction.
 

@@ -1,9 +1,11 @@
 """What is paid back: the debit comes first, the token second, and both are written down.
 
     open ──paid──> done
+         └─returned──> returned
 
 Opening a refund takes the money from the account and owes it (one transaction); paying it puts coins into
-a token, which is stored, sealed, before anybody is told. Asked again, the same token is answered.
+a token, which is stored, sealed, before anybody is told. Asked again, the same token is answered. What
+cannot be paid as it was opened (the coins or the fee are others now) goes back to the account.
 """
 
 from __future__ import annotations
@@ -18,11 +20,12 @@ from addon.ledger.ids import new_id
 from addon.ledger.proofs import Proofs, Purse
 from addon.ledger.schema import Store
 
-RefundState = Literal["open", "done"]
-RefundEvent = Literal["paid"]
+RefundState = Literal["open", "done", "returned"]
+RefundEvent = Literal["paid", "returned"]
 REFUND_STATES: Final[Mapping[RefundState, Mapping[RefundEvent, RefundState]]] = {
-    "open": {"paid": "done"},
+    "open": {"paid": "done", "returned": "returned"},
     "done": {},
+    "returned": {},
 }
 REQUESTS_RUNNING: Final = "Cannot refund key. There are ongoing requests for this api key."
 """The exact text that clients match."""
@@ -73,16 +76,17 @@ class Refunds:
         )
         return [(Purse(mint, unit), int(room)) for mint, unit, room in rows if room > 0]
 
-    def open(self, account: str, purse: Purse, amount_msat: int) -> Refund:
+    def open(self, account: str, purse: Purse, amount_msat: int, fee_msat: int = 0) -> Refund:
         """Takes `amount_msat` off the account and owes it, in one transaction.
 
-        Raises RequestsRunning, with nothing done, while any of the account's money is held.
+        `fee_msat` more is taken for the mint's fee, where nobody else can bear it. Raises RequestsRunning,
+        with nothing done, while any of the account's money is held.
         """
         refund_id, now = new_id(), int(self._clock())
         with self._store.transaction():
             taken = self._execute(
                 "UPDATE accounts SET balance = balance - ?1 WHERE id = ?2 AND held = 0 AND balance >= ?1",
-                (amount_msat, account),
+                (amount_msat + fee_msat, account),
             )
             if taken.rowcount != 1:
                 raise RequestsRunning(REQUESTS_RUNNING)
@@ -91,11 +95,9 @@ class Refunds:
                 "VALUES (?, ?, ?, ?, ?, 'open', ?)",
                 (refund_id, account, purse.mint, purse.unit, amount_msat, now),
             )
-            self._execute(
-                "INSERT INTO entries (account, kind, ref, amount, mint, unit, created_at) "
-                "VALUES (?, 'refund', ?, ?, ?, ?, ?)",
-                (account, refund_id, -amount_msat, purse.mint, purse.unit, now),
-            )
+            self._enter("refund", refund_id, account, purse, -amount_msat)
+            if fee_msat:
+                self._enter("mint_fee", refund_id, account, purse, -fee_msat)
         return Refund(refund_id, account, purse, amount_msat, "open", None)
 
     def pay(self, payment: Payment) -> None:
@@ -112,6 +114,26 @@ class Refunds:
         )
         if done.rowcount != 1:
             raise ValueError("this refund is not open")
+
+    def give_back(self, refund: Refund) -> bool:
+        """Puts an open refund, and the fee taken for it, back on its account.
+
+        False, with nothing done: it is not open any more, or a swap that pays it is under way.
+        """
+        with self._store.transaction():
+            done = self._execute(
+                "UPDATE refunds SET state = ?, closed_at = ? WHERE id = ?3 AND state = 'open' "
+                "AND NOT EXISTS (SELECT 1 FROM swaps WHERE cause = ?3 AND state = 'sent')",
+                (REFUND_STATES["open"]["returned"], int(self._clock()), refund.id),
+            )
+            if done.rowcount != 1:
+                return False
+            (taken,) = self._execute(
+                "SELECT -SUM(amount) FROM entries WHERE ref = ? AND kind IN ('refund', 'mint_fee')", (refund.id,)
+            ).fetchone()
+            self._execute("UPDATE accounts SET balance = balance + ? WHERE id = ?", (taken, refund.account))
+            self._enter("adjustment", refund.id, refund.account, refund.purse, taken)
+        return True
 
     def find(self, refund_id: str) -> Refund | None:
         """One refund's row."""
@@ -130,6 +152,12 @@ class Refunds:
             "AND r.state = 'done' AND e.id > COALESCE((SELECT MAX(c.id) FROM entries c "
             "WHERE c.account = ?1 AND c.kind = 'credit'), 0) ORDER BY e.id",
             (account,),
+        )
+
+    def _enter(self, kind: str, refund_id: str, account: str, purse: Purse, amount_msat: int) -> None:
+        self._execute(
+            "INSERT INTO entries (account, kind, ref, amount, mint, unit, created_at) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (account, kind, refund_id, amount_msat, purse.mint, purse.unit, int(self._clock())),
         )
 
     def _select(self, rest: str, parameters: tuple[object, ...]) -> list[Refund]:

@@ -205,6 +205,28 @@ CREATE TABLE rates (
 ) STRICT, WITHOUT ROWID;
 """
 
+_REFUNDS_RETURNED: Final = """
+ALTER TABLE refunds RENAME TO refunds_before;
+CREATE TABLE refunds (
+    id TEXT PRIMARY KEY,
+    account TEXT NOT NULL REFERENCES accounts (id),
+    mint TEXT NOT NULL,
+    unit TEXT NOT NULL CHECK (unit IN ('sat', 'msat')),
+    amount INTEGER NOT NULL CHECK (amount > 0),
+    state TEXT NOT NULL CHECK (state IN ('open', 'done', 'returned')),
+    token BLOB,
+    created_at INTEGER NOT NULL,
+    closed_at INTEGER,
+    CHECK ((state = 'open') = (closed_at IS NULL)),
+    CHECK ((state = 'done') = (token IS NOT NULL))
+) STRICT, WITHOUT ROWID;
+INSERT INTO refunds SELECT * FROM refunds_before;
+DROP TABLE refunds_before;
+CREATE INDEX refunds_of_account ON refunds (account);
+CREATE INDEX refunds_open ON refunds (mint, unit) WHERE state = 'open';
+CREATE INDEX swaps_closed ON swaps (closed_at) WHERE state IN ('refused', 'failed');
+"""
+
 _DAYS: Final = """
 CREATE TABLE days (
     id TEXT PRIMARY KEY CHECK (id = account || '.' || day),
@@ -236,6 +258,12 @@ def m002_treasury(db: Database) -> None:
 def m003_rates(db: Database) -> None:
     """The last prices of bitcoin."""
     db.executescript(_RATES)
+
+
+@MIGRATIONS()
+def m004_refunds_returned(db: Database) -> None:
+    """A refund that cannot be paid as it was opened goes back to its account; closed swaps are found by age."""
+    db.executescript(_REFUNDS_RETURNED)
 
 
 @MIGRATIONS()

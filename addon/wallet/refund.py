@@ -1,11 +1,12 @@
 """An account's money back, as a token: debited first, then paid from one mint, then told; told again as it was.
 
     refund open (debited, owed) ──> coins in hand sum to it exactly: paid, one transaction
-                                └─> else a swap of our own coins: paid in the transaction that books the swap
+                                ├─> else a swap of our own coins: paid in the transaction that books the swap
+                                └─> neither, any more: back to the account, and opened anew
 
 Nothing is handed out that the mint holds spent: it is asked before coins leave (another life of this
-directory may have spent them). A swap's fee comes out of what the operator earned; where that is too
-little, less is paid now and the rest stays on the account.
+directory may have spent them). A swap's fee comes out of what the operator earned at that mint, and is looked
+at again in the step that writes the swap down; what that cannot bear comes out of the account itself.
 """
 
 from __future__ import annotations
@@ -13,19 +14,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final
 
 from addon.errors import (
     Failure,
-    MintError,
+    FeesExceedToken,
     MintUnreachable,
     NoBalance,
     OutcomeUnknown,
     RequestsRunning,
-    WalletUnavailable,
 )
 from addon.ledger import (
     REQUESTS_RUNNING,
@@ -38,26 +37,25 @@ from addon.ledger import (
     Refunds,
     Reports,
     Solvency,
-    StoredProof,
     Swap,
     patiently,
 )
 from addon.money import to_msat, whole_units
 from addon.treasury import Refunded
+from addon.wallet import ways
 from addon.wallet.coins import Coins
 from addon.wallet.epochs import Epochs
 from addon.wallet.mints import Facts, Mint, Mints
 from addon.wallet.seeds import NONCE_BYTES
 from addon.wallet.slots import KeyedLocks
-from addon.wallet.split import enough, greatest_below, split
+from addon.wallet.split import split
 from addon.wallet.swap import Ended, Swaps
+from addon.wallet.ways import Way
 from addon.wallet.wire import NoAnswer, RateLimited, Unreachable
 
 LIMIT_S: Final = 10.0
-SETTLE_S: Final = 5.0
-MOST_COINS: Final = 60
-"""In one token: it has to fit into headers, and into the decoders of others."""
-MOST_INPUTS: Final = 200
+TURN_S: Final = 3.0
+"""For one mint, as long as another one may have to be asked as well."""
 TRIES: Final = 5
 NO_BALANCE: Final = "No balance to refund"
 """The exact text that clients match."""
@@ -66,15 +64,6 @@ OWED: Final = (
 )
 
 log = logging.getLogger("wallet.refund")
-
-
-@dataclass(frozen=True, slots=True)
-class _Way:
-    """How an amount (in the purse's unit) can be paid: these coins as they are, or swapped first."""
-
-    amount: int
-    coins: tuple[StoredProof, ...]
-    swapped: bool
 
 
 class Refunder:
@@ -102,35 +91,28 @@ class Refunder:
 
         Raises NoBalance, RequestsRunning, MintError; OutcomeUnknown while money of the account is on its way.
         """
-        owing = False
         try:
             async with asyncio.timeout(LIMIT_S), self._accounts(account):
                 settled = await self._settled(account)
                 owed = self._refunds.open_refunds(account)
-                owing = bool(owed)
-                failures = [await self._tried(refund) for refund in owed]
-                paid = {refund.id for refund, failure in zip(owed, failures, strict=True) if failure is None}
-                if not paid:
-                    fresh = await self._open(account, {refund.purse for refund in owed})
-                    if fresh is not None:
-                        owing = True
-                        await self.pay(fresh)
-                        paid = {fresh.id}
-                    elif owed:
-                        raise failures[0] or MintUnreachable(OWED)
-                    elif not settled:
-                        raise _on_its_way()
+                failures = await asyncio.gather(*[self._tried(refund) for refund in owed])
+                stuck = {r.purse: failure for r, failure in zip(owed, failures, strict=True) if failure is not None}
+                paid = self._done(owed) or await self._afresh(account, stuck)
+                if not paid and stuck:
+                    raise next(iter(stuck.values()))
+                if not paid and not settled:
+                    raise _on_its_way()
                 return self._told(account, paid)
         except TimeoutError:
-            raise (MintUnreachable(OWED) if owing else _on_its_way()) from None
+            raise (MintUnreachable(OWED) if self._refunds.open_refunds(account) else _on_its_way()) from None
 
     async def pay(self, refund: Refund) -> None:
-        """Drives one open refund to its end. Raises Failure: still owed."""
+        """Drives one open refund to its end: paid, or given back. Raises Failure: still owed."""
         async with self._paying(refund.id):
             mint = self._mints.at(refund.purse.mint)
             for _ in range(TRIES):
                 row = self._refunds.find(refund.id)
-                if row is None or row.state == "done":
+                if row is None or row.state != "open":
                     return
                 tasks = self._resumed(self._journal.open_swaps_of(cause=refund.id))
                 if tasks:
@@ -145,7 +127,7 @@ class Refunder:
         """Whether nothing that brings this account money is open, after a while: else we might say it has none."""
         tasks = self._resumed(self._journal.open_swaps_of(account=account))
         if tasks:
-            await asyncio.wait(tasks, timeout=SETTLE_S)
+            await asyncio.wait(tasks, timeout=TURN_S)
         return not self._journal.open_swaps_of(account=account)
 
     def _resumed(self, swaps: Sequence[Swap]) -> list[asyncio.Task[Ended]]:
@@ -154,49 +136,87 @@ class Refunder:
     async def _tried(self, refund: Refund) -> Failure | None:
         """Pays what is owed already; why not, if its mint does not let us: other mints may pay meanwhile."""
         try:
-            await self.pay(refund)
+            async with asyncio.timeout(TURN_S):
+                await self.pay(refund)
+        except TimeoutError:
+            return MintUnreachable(OWED)
         except Failure as failure:
             return failure
         return None
 
-    async def _open(self, account: str, but: Collection[Purse]) -> Refund | None:
-        """Debits what can be paid now; None: nothing can. Raises MintError when a mint that owes is out of reach."""
+    async def _afresh(self, account: str, stuck: Mapping[Purse, Failure]) -> set[str]:
+        """A new refund, opened and paid; opened again where coins moved in between. Empty: nothing is payable."""
+        for _ in range(TRIES):
+            fresh = await self._open(account, stuck)
+            if fresh is None:
+                break
+            await self.pay(fresh)
+            if paid := self._done([fresh]):
+                return paid
+        return set()
+
+    def _done(self, refunds: Sequence[Refund]) -> set[str]:
+        found = [self._refunds.find(refund.id) for refund in refunds]
+        return {row.id for row in found if row is not None and row.state == "done"}
+
+    async def _open(self, account: str, stuck: Mapping[Purse, Failure]) -> Refund | None:
+        """Debits what can be paid now; None: nothing can. Raises Failure when a mint that owes is no help."""
         row, away = self._reports.account(account), None
         if row is not None and row.held_msat:
             raise RequestsRunning(REQUESTS_RUNNING)
         for purse, room_msat in self._refunds.rooms(account):
-            wanted = 0 if purse in but else whole_units(room_msat, purse.unit)
+            wanted = 0 if purse in stuck else whole_units(room_msat, purse.unit)
             try:
-                amount = await self._payable(purse, wanted) if wanted else 0
-            except MintError as failure:
+                amount, fee = await self._payable(purse, wanted) if wanted else (0, 0)
+            except Failure as failure:
                 away = away or failure
                 continue
             if amount:
-                debit = partial(self._refunds.open, account, purse, to_msat(amount, purse.unit))
-                return await patiently(debit)
+                taken = to_msat(amount, purse.unit), to_msat(fee, purse.unit)
+                return await patiently(partial(self._refunds.open, account, purse, *taken))
         if away is not None:
             raise away
         return None
 
-    async def _payable(self, purse: Purse, wanted: int) -> int:
-        """How much of `wanted` can be paid now, if need be with a swap whose fee the operator's surplus covers."""
-        facts = await self._mints.at(purse.mint).opened()
-        free = self._way(facts, purse, wanted, fee_limit=0)
-        if free.amount == wanted:
-            return wanted
-        surplus_msat = next((s.surplus_msat for s in self._solvency() if s.purse == purse), 0)
-        return self._way(facts, purse, wanted, whole_units(max(0, surplus_msat), purse.unit)).amount
+    async def _payable(self, purse: Purse, wanted: int) -> tuple[int, int]:
+        """How much of `wanted` can be paid now, and what of the swap's fee the account bears.
 
-    def _way(self, facts: Facts, purse: Purse, wanted: int, fee_limit: int | None) -> _Way:
-        """The best way to pay up to `wanted`; exactly that, or the swap's fee is above `fee_limit` (None: any)."""
-        coins = _tags_first(self._proofs.unspent(purse))
-        exact = greatest_below(coins, wanted, _amount)[:MOST_COINS]
-        paid = sum(map(_amount, exact))
-        if paid < wanted:
-            inputs = enough(coins, wanted, _amount, lambda chosen: _fee(facts, chosen))
-            if inputs and len(inputs) <= MOST_INPUTS and (fee_limit is None or _fee(facts, inputs) <= fee_limit):
-                return _Way(wanted, tuple(inputs), swapped=True)
-        return _Way(paid, tuple(exact), swapped=False)
+        Coins that are being changed are waited for: else we might say that there are none.
+        """
+        try:
+            async with asyncio.timeout(TURN_S):
+                facts = await self._mints.at(purse.mint).opened()
+        except TimeoutError:
+            raise MintUnreachable(f"The mint {purse.mint} takes too long to answer; try again later.") from None
+        amount, fee = self._best(facts, purse, wanted)
+        if amount < wanted and await self._changed(purse):
+            amount, fee = self._best(facts, purse, wanted)
+        if not amount and self._journal.changing(purse):
+            raise MintUnreachable("Coins of this node are being changed at that mint; ask again in a moment.")
+        return amount, fee
+
+    def _best(self, facts: Facts, purse: Purse, wanted: int) -> tuple[int, int]:
+        coins = self._proofs.unspent(purse)
+        free = ways.as_they_are(facts, coins, wanted)
+        if free.amount == wanted:
+            return wanted, 0
+        surplus = self._surplus(purse)
+        shared = ways.shared_fee(facts, coins, wanted, surplus)
+        if shared is None or shared.amount <= free.amount:
+            return free.amount, 0
+        return shared.amount, max(0, shared.fee - surplus)
+
+    async def _changed(self, purse: Purse) -> bool:
+        """Waits a while for the swaps that have coins of a purse; whether there were any."""
+        tasks = self._resumed(self._journal.changing(purse))
+        if tasks:
+            await asyncio.wait(tasks, timeout=TURN_S)
+        return bool(tasks)
+
+    def _surplus(self, purse: Purse) -> int:
+        """Whole units at a mint that are owed to nobody."""
+        surplus_msat = next((s.surplus_msat for s in self._solvency() if s.purse == purse), 0)
+        return whole_units(max(0, surplus_msat), purse.unit)
 
     def _told(self, account: str, paid: set[str]) -> Refunded:
         """What was paid now, and since the last top-up: one may have come in while this was paid."""
@@ -204,6 +224,8 @@ class Refunder:
         now = [found for refund_id in sorted(paid) if (found := self._refunds.find(refund_id)) is not None]
         answered = [*earlier, *now]
         if not answered:
+            if any(whole_units(room, purse.unit) for purse, room in self._refunds.rooms(account)):
+                raise FeesExceedToken("Paying it out would cost all that is left on this key; it stays there.")
             raise NoBalance(NO_BALANCE)
         last, tokens = answered[-1], tuple(self._coins.open_token(refund) for refund in answered)
         return Refunded(
@@ -214,16 +236,15 @@ class Refunder:
     # --- paying -------------------------------------------------------------------------------------
 
     async def _pay_once(self, mint: Mint, refund: Refund) -> None:
-        """One try: from coins in hand, or by a swap. Returns also when it has to be tried again."""
+        """One try: from coins in hand, by a swap, or given back. Returns also when it has to be tried again."""
+        wanted = whole_units(refund.amount_msat, refund.purse.unit)
         try:
-            facts, wanted = await mint.facts(), whole_units(refund.amount_msat, refund.purse.unit)
-            way = self._way(facts, refund.purse, wanted, None)
-            if way.amount != wanted:
-                raise WalletUnavailable("This node is short of coins at that mint: the refund is noted, and owed.")
-            if way.swapped:
-                await self._pay_by_swap(mint, facts, refund)
-            else:
+            facts = await mint.facts()
+            if ways.as_they_are(facts, self._proofs.unspent(refund.purse), wanted).amount == wanted:
                 await self._pay_from_hand(mint, facts, refund)
+            elif not await self._pay_by_swap(mint, facts, refund) and not await self._changed(refund.purse):
+                log.info("refund %s goes back to its account: it cannot be paid as it was opened", refund.id)
+                await patiently(lambda: self._refunds.give_back(refund))
         except NoAnswer as reason:
             log.info("refund %s waits: %s", refund.id, reason)
             raise MintUnreachable(OWED) from None
@@ -232,9 +253,10 @@ class Refunder:
 
     async def _pay_from_hand(self, mint: Mint, facts: Facts, refund: Refund) -> None:
         """Coins that sum to it, none of them worthless. Refunds of one purse take turns, so that they differ."""
+        wanted = whole_units(refund.amount_msat, refund.purse.unit)
         async with self._choosing(refund.purse):
-            way = self._way(facts, refund.purse, whole_units(refund.amount_msat, refund.purse.unit), 0)
-            if way.swapped or to_msat(way.amount, refund.purse.unit) != refund.amount_msat:
+            way = ways.as_they_are(facts, self._proofs.unspent(refund.purse), wanted)
+            if way.amount != wanted:
                 return
             states = await mint.states([coin.Y for coin in way.coins])
             if set(states.values()) != {"UNSPENT"}:
@@ -249,51 +271,38 @@ class Refunder:
         log.error("%d coins of %s were spent elsewhere: is a copy of this node running?", len(ys), mint.url)
         await patiently(lambda: self._journal.lose(ys))
 
-    async def _pay_by_swap(self, mint: Mint, facts: Facts, refund: Refund) -> None:
-        epoch, wanted = (
-            await self._epochs.current(mint, refund.purse),
-            whole_units(refund.amount_msat, refund.purse.unit),
-        )
+    async def _pay_by_swap(self, mint: Mint, facts: Facts, refund: Refund) -> bool:
+        """False: coins and surplus do not suffice for it now. The fee is judged in the step that spends it."""
+        epoch, short = await self._epochs.current(mint, refund.purse), False
+        wanted = whole_units(refund.amount_msat, refund.purse.unit)
 
         def plan() -> NewSwap | None:
-            way = self._way(facts, refund.purse, wanted, None)
-            return self._new_swap(facts, refund, way, epoch) if way.swapped else None
+            nonlocal short
+            way = ways.changed(facts, self._proofs.unspent(refund.purse), wanted)
+            short = way is None or way.fee > self._surplus(refund.purse)
+            return None if way is None or short else self._new_swap(facts, refund, way, epoch)
 
         task = await self._swaps.begin(mint, plan)
         ended = None if task is None else await asyncio.shield(task)
-        if ended is None or ended.reason is None:
-            return
-        log.warning("refund %s: our coins were not changed (%s)", refund.id, ended.reason)
-        if isinstance(ended.reason, Unreachable | RateLimited):
-            raise ended.reason
-        await mint.facts(at_most_old_s=0)  # its keysets may be others now
+        if ended is not None and ended.reason is not None:
+            log.warning("refund %s: our coins were not changed (%s)", refund.id, ended.reason)
+            if isinstance(ended.reason, Unreachable | RateLimited):
+                raise ended.reason
+            await mint.facts(at_most_old_s=0)  # its keysets may be others now
+        return not short
 
-    def _new_swap(self, facts: Facts, refund: Refund, way: _Way, epoch: int) -> NewSwap:
+    def _new_swap(self, facts: Facts, refund: Refund, way: Way, epoch: int) -> NewSwap:
         """The refund's amount first, the tag in it (so that tags are spent soonest); then what is left for us."""
-        keyset, purse = facts.active(refund.purse.unit), refund.purse
-        face, fee = sum(map(_amount, way.coins)), _fee(facts, way.coins)
+        keyset, purse, face = facts.active(refund.purse.unit), refund.purse, sum(coin.amount for coin in way.coins)
         paid = (1, *split(way.amount - 1, keyset.denominations))
-        kept = split(face - fee - way.amount, keyset.denominations)
+        kept = split(face - way.fee - way.amount, keyset.denominations)
         swap_id = secrets.token_hex(32)
         return NewSwap(
-            id=swap_id, purpose="refund", purse=purse, face=face, fee=fee, amounts=(*paid, *kept), keyset=keyset.id,
-            epoch=epoch, tag=self._swaps.seal_tag(swap_id, secrets.token_bytes(NONCE_BYTES)),
+            id=swap_id, purpose="refund", purse=purse, face=face, fee=way.fee, amounts=(*paid, *kept),
+            keyset=keyset.id, epoch=epoch, tag=self._swaps.seal_tag(swap_id, secrets.token_bytes(NONCE_BYTES)),
             ys=tuple(coin.Y for coin in way.coins), cause=refund.id,
         )  # fmt: skip
 
 
 def _on_its_way() -> Failure:
     return OutcomeUnknown("Money of this key is still on its way from a mint; ask again in a few seconds.")
-
-
-def _tags_first(coins: Sequence[StoredProof]) -> list[StoredProof]:
-    """Recovery from the NSEC does not find tags: among equal coins they are spent first."""
-    return sorted(coins, key=lambda coin: coin.counter is not None)
-
-
-def _amount(coin: StoredProof) -> int:
-    return coin.amount
-
-
-def _fee(facts: Facts, coins: Sequence[StoredProof]) -> int:
-    return facts.fee(coin.keyset for coin in coins)

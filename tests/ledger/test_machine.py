@@ -202,6 +202,24 @@ class Money(RuleBasedStateMachine):
 
     # --- money out ----------------------------------------------------------------------------------
 
+    @rule(account=accounts, fee=st.integers(0, 5))
+    def it_cannot_be_paid_back_after_all(self, account: str, fee: int) -> None:
+        for purse, room_msat in self.refunds.rooms(account):
+            amount, fee_msat = whole_units(room_msat, purse.unit) - fee, to_msat(fee, purse.unit)
+            if amount <= 0:
+                continue
+            before = self.expected[account]
+            refund = self.debit(account, purse, amount, fee_msat)
+            if refund is None:
+                return
+            assert self.expected[account] == before - refund.amount_msat - fee_msat
+            assert self.refunds.give_back(refund)
+            assert not self.refunds.give_back(refund)
+            with pytest.raises(ValueError, match="not open"):
+                self.refunds.pay(Payment(refund.id, (), b"sealed"))
+            self.expected[account] = before
+            assert (purse, room_msat) in self.refunds.rooms(account)
+
     @rule(account=accounts, by_swap=st.booleans(), refused_first=st.booleans())
     def it_is_paid_back(self, account: str, by_swap: bool, refused_first: bool) -> None:
         for purse, room_msat in self.refunds.rooms(account):
@@ -222,14 +240,14 @@ class Money(RuleBasedStateMachine):
             assert self.refunds.open_refunds(account) == []
             return
 
-    def debit(self, account: str, purse: Purse, amount: int) -> Refund | None:
+    def debit(self, account: str, purse: Purse, amount: int, fee_msat: int = 0) -> Refund | None:
         held = self.expected[account] - self.free(account)
         if held:
             with pytest.raises(RequestsRunning):
-                self.refunds.open(account, purse, to_msat(amount, purse.unit))
+                self.refunds.open(account, purse, to_msat(amount, purse.unit), fee_msat)
             return None
-        refund = self.refunds.open(account, purse, to_msat(amount, purse.unit))
-        self.expected[account] -= refund.amount_msat
+        refund = self.refunds.open(account, purse, to_msat(amount, purse.unit), fee_msat)
+        self.expected[account] -= refund.amount_msat + fee_msat
         assert audit(self.store) == []  # owed, and not paid yet
         return refund
 
@@ -242,6 +260,7 @@ class Money(RuleBasedStateMachine):
                         keyset="00aa", epoch=0, tag=b"tag", ys=tuple(coin.Y for coin in coins), cause=refund.id)
             )  # fmt: skip
             assert audit(self.store) == []
+            assert not self.refunds.give_back(refund)
             assert self.proofs.unspent(refund.purse) == []
             if refused:
                 assert self.journal.not_executed(swap, "refused")
