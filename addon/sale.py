@@ -117,7 +117,7 @@ def payment_required(amount_msat: int) -> PaymentRequired:
 
 def unread_price(node: Node) -> int:
     """msat for a request that is not read: the shortest question to the dearest model."""
-    dearest = node.offers.dearest()
+    dearest = node.offers.dearest
     return UNPRICED_MSAT if dearest is None else orders.smallest(dearest, node.settings)
 
 

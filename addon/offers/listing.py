@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any, Final
 
 from addon.catalog import UPSTREAM_ID, Tariff
@@ -64,8 +65,11 @@ def _sats(price: Price, context: int, output: int) -> dict[str, float]:
     whole = Quantities(context, output)
     told["max_prompt_cost"] = dearest_input(price, whole) * context
     told["max_completion_cost"] = dearest_output(price, whole) * output
-    sats = {key: float(price.msat(amount) / 1000) for key, amount in told.items()}
-    return sats | {"max_cost": worst_case(price, whole, minimum_msat=0) / 1000}
+    sats_per_unit = price.msat_per_unit / 1000
+    sats = {amount: float(Fraction(amount) * sats_per_unit) for amount in set(told.values())}
+    return {key: sats[amount] for key, amount in told.items()} | {
+        "max_cost": worst_case(price, whole, minimum_msat=0) / 1000
+    }
 
 
 def _first(tariff: Tariff, parts: tuple[str, ...]) -> Decimal | None:

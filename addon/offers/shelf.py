@@ -44,6 +44,7 @@ class Offers:
     """Everything on sale, by id. `refused`: what is not, and why. `source`: where the models came from.
 
     `awaiting`: ids that are on sale again once the rate is known; `usd_per_btc`: the rate of these prices.
+    `dearest`: the offer with the dearest input, for a 402 to a request that was not read.
     """
 
     by_id: Mapping[str, Offer]
@@ -51,6 +52,7 @@ class Offers:
     source: str = ""
     awaiting: frozenset[str] = frozenset()
     usd_per_btc: Decimal | None = None
+    dearest: Offer | None = field(default=None, repr=False)
     stock: Stock | None = field(default=None, repr=False)
 
     def find(self, model_id: str) -> Offer:
@@ -63,11 +65,6 @@ class Offers:
         raise ModelNotFound(
             "This model is not on sale here; GET /v1/models lists those that are.", model=model_id[:100]
         )
-
-    def dearest(self) -> Offer | None:
-        """The offer with the dearest tokens, for a 402 to a request that was not read."""
-        million = Quantities(1_000_000, 0)
-        return max(self.by_id.values(), key=lambda o: worst_case(o.price, million, minimum_msat=0), default=None)
 
     @property
     def is_example(self) -> bool:
@@ -102,7 +99,9 @@ def _priced(stock: Stock, source: str, usd_per_btc: Decimal | None) -> Offers:
             known = model.context_length is not None
             bounded = stock.listed.self_bounded(model.upstream_id, context_known=known)
             by_id[model.id] = Offer(model, price, bounded)
-    return Offers(by_id, refused, source, frozenset(awaiting), usd_per_btc, stock)
+    million = Quantities(1_000_000, 0)
+    dearest = max(by_id.values(), key=lambda o: worst_case(o.price, million, minimum_msat=0), default=None)
+    return Offers(by_id, refused, source, frozenset(awaiting), usd_per_btc, dearest, stock)
 
 
 def _refusal(settings: Settings, model: Model) -> str:

@@ -81,7 +81,7 @@ def test_without_a_rate_usd_models_are_unavailable_and_others_still_unknown() ->
     for name in ("odd", "nowhere"):
         with pytest.raises(ModelNotFound):
             blind.find(name)
-    assert blind.dearest() is None
+    assert blind.dearest is None
 
 
 def test_a_new_rate_makes_new_offers_and_leaves_the_old_ones_as_they_were() -> None:
@@ -103,7 +103,7 @@ def test_fees_raise_prices_in_usd_and_leave_static_ones_alone() -> None:
 
 
 def test_the_dearest_model_sets_the_price_of_a_request_that_was_not_read() -> None:
-    dearest = sold().dearest()
+    dearest = sold().dearest
     assert dearest is not None and dearest.id == "dear"
 
 
