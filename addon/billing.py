@@ -8,6 +8,7 @@ delivered belies: it is counted), `reserved` (the hold: nothing at all could be 
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Final
 
@@ -119,4 +120,4 @@ def _charge(paid: PaidRequest, tokens: Quantities, source: str) -> Charge:
     if source == "reserved":
         inputs = charge(paid.price, Quantities(tokens.input, 0), **told)
         return Charge(inputs.total_msat, paid.hold_msat - inputs.total_msat)
-    return charge(paid.price, tokens, **told)
+    return charge(paid.price, dataclasses.replace(tokens, images_sent=paid.unseen.images), **told)

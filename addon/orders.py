@@ -12,7 +12,7 @@ from typing import Any
 from addon.errors import ModelNotFound
 from addon.metering import Family, Unseen, admitted, unseen_of
 from addon.offers import Offer, Offers
-from addon.pricing import Bounds, Cap, Fitted, asked_cap, bounds_of, fit, least
+from addon.pricing import Bounds, Cap, Fitted, Quantities, asked_cap, bounds_of, fit, least
 from addon.settings import Settings
 from addon.upstream import parse_body, serialise
 
@@ -81,6 +81,7 @@ def read(family: Family, raw: bytes, offers: Offers, settings: Settings) -> Orde
         self_bounded=offer.self_bounded,
         default_context=settings.default_context_length,
         min_output=settings.min_output_tokens,
+        counted=Quantities(0, 0, images_sent=unseen.images),
     )
     return Order(
         family=family,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -10,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from addon.billing import PaidRequest, bill
+from addon.catalog import Tariff
 from addon.ledger import End, Settlement
 from addon.metering import FAMILIES, Metered, Unseen, Usage
-from addon.pricing import price_in_sats
+from addon.pricing import Price, price_in_sats
 
 PRICE = price_in_sats(request=Decimal("0.011"), per_1k_input=Decimal(3), per_1k_output=Decimal(7))
 CHAT = FAMILIES[0]
@@ -100,6 +102,15 @@ def test_output_that_the_text_belies_is_counted_and_told() -> None:
 def test_figures_before_a_cut_are_charged_and_the_rest_is_counted() -> None:
     end = settle(metered(usage=Usage(70, None), source="partial", deltas=5, text_bytes=12, delivered_bytes=99), "cut")
     assert (end.usage_source, end.input_tokens, end.output_tokens) == ("partial", 70, 5)
+
+
+def test_an_image_that_is_priced_by_the_piece_is_charged_beside_its_tokens() -> None:
+    priced = Price(Tariff(Decimal(0), Decimal(1), Decimal(2), image_sent=Decimal(500)), Fraction(1))
+    request = paid(price=priced, unseen=Unseen(images=3))
+    assert (
+        settle(metered(usage=Usage(7, 3), source="reported", delivered_bytes=99), request=request).cost_msat
+        == 7 + 6 + 1500
+    )
 
 
 def test_figures_beyond_the_hold_are_the_operators_shortfall() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from addon import orders
-from addon.catalog import Model
+from addon.catalog import Model, Tariff
 from addon.errors import (
     ClientError,
     InsufficientBalance,
@@ -23,7 +24,7 @@ from addon.errors import (
 from addon.metering import Family, family_of
 from addon.offers import Offer, Offers
 from addon.orders import Order
-from addon.pricing import price_in_sats
+from addon.pricing import Price, price_in_sats
 from addon.settings import Settings
 from addon.upstream import parse_body
 
@@ -169,6 +170,15 @@ def test_images_are_held_for_the_whole_context() -> None:
     picture = {"type": "image_url", "image_url": {"url": "https://x/y.png"}}
     made = order({"model": "small", "messages": [{"role": "user", "content": [picture]}]})
     assert made.bounds.input_tokens == 8192
+
+
+def test_images_that_are_priced_by_the_piece_are_held_each() -> None:
+    tariff = Tariff(Decimal(0), Decimal(1), Decimal(2), image_sent=Decimal(500))
+    sold = Offers({"small": Offer(Model("small", 8192, 256), Price(tariff, Fraction(1)), False)})
+    picture = {"type": "image_url", "image_url": {"url": "https://x/y.png"}}
+    body = ASK | {"messages": [{"role": "user", "content": [picture, picture]}], "max_tokens": 10}
+    made = orders.read(family(), json.dumps(body).encode(), sold, Settings())
+    assert made.fit(10**9).hold_msat == 8192 + 20 + 1000
 
 
 json_values = st.recursive(
