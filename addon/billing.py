@@ -97,7 +97,19 @@ def _tokens(paid: PaidRequest, metered: Metered | None, end: End) -> tuple[Quant
 
 
 def _quantities(usage: Usage, given: int, made: int) -> Quantities:
-    return Quantities(given, made, usage.cached_input, usage.cache_write, usage.reasoning)
+    return Quantities(
+        given,
+        made,
+        cache_read=usage.cached_input,
+        cache_write=usage.cache_write,
+        reasoning=usage.reasoning,
+        cache_write_1h=usage.cache_write_1h,
+        input_audio=usage.input_audio,
+        input_image=usage.input_image,
+        output_audio=usage.output_audio,
+        output_image=usage.output_image,
+        searches=usage.searches,
+    )
 
 
 def _input_counted(paid: PaidRequest) -> int:

@@ -81,7 +81,7 @@ def _is_live(payment: Payment, response: http.Response) -> bool:
 def _go_live(payment: Payment, response: http.Response) -> None:
     paid = payment.paid
     payment.meter = Meter(paid.family, content_encoding=_encoding(response), hide_usage=paid.hide_usage)
-    if paid.hide_usage or paid.family.appends:
+    if paid.hide_usage or paid.family.receipt:
         _unframe(response, payment.flow.request.http_version)
     response.headers["x-accel-buffering"] = "no"
     response.stream = functools.partial(_flow, payment)
@@ -117,11 +117,12 @@ def _flow(payment: Payment, chunk: bytes) -> bytes | list[bytes]:
 
 def _receipt(payment: Payment) -> bytes:
     metered, paid = payment.measured(), payment.paid
-    if metered is None or not (metered.is_stream and paid.family.appends and paid.wants_receipt):
+    if metered is None or not (metered.is_stream and paid.family.receipt and paid.wants_receipt):
         return b""
     end = payment.settle("complete")
     left = paid.remaining_msat(end.cost_msat)
-    return metering.receipt_event(metered, replies.receipt(end, remaining_msat=left, btc_usd=payment.btc_usd))
+    cost = replies.receipt(end, remaining_msat=left, btc_usd=payment.btc_usd)
+    return metering.receipt_event(paid.family, metered, cost)
 
 
 def _pass_on(chunk: bytes) -> bytes | list[bytes]:

@@ -121,13 +121,15 @@ def told_cap(order: Order, fitted: Fitted) -> int | None:
 
 
 def _write_cap(body: dict[str, Any], order: Order, output_tokens: int) -> None:
-    """One cap, under the client's own name for it; what was held is what is written."""
+    """One cap, under the client's own name for it if every server knows that one: a server that does not would go
+    on without end. What was held is what is written."""
     if not order.family.has_output:
         return
     lowered = output_tokens < order.bounds.output_tokens
     if order.cap.asked is None and not order.bounds.must_cap and not lowered:
         return
-    name = order.cap.fields[0] if len(order.cap.fields) == 1 else order.family.caps[0]
+    named = order.cap.fields
+    name = named[0] if len(named) == 1 and named[0] in order.family.own_caps else order.family.caps[0]
     for alias in order.cap.fields:
         body.pop(alias, None)
     body[name] = output_tokens

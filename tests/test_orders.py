@@ -61,10 +61,65 @@ def test_a_request_that_needs_no_change_goes_up_byte_for_byte() -> None:
 
 @pytest.mark.parametrize("name", CAPS)
 def test_a_cap_above_the_models_limit_is_lowered_under_the_clients_own_name(name: str) -> None:
+    """A name that only some servers know becomes the usual one: others would not stop. (Incidents 22, 23.)"""
     body = sent(ASK | {name: 100_000})
-    assert {cap: body[cap] for cap in CAPS if cap in body} == {name: 256}
+    own = name if name in ("max_tokens", "max_completion_tokens") else "max_tokens"
+    assert {cap: body[cap] for cap in CAPS if cap in body} == {own: 256}
     made = order(ASK | {name: 100_000})
     assert orders.told_cap(made, made.fit(10**9)) == 256
+
+
+@pytest.mark.parametrize(
+    ("path", "usual", "question"),
+    [
+        ("/v1/completions", "max_tokens", {"prompt": "hi"}),
+        ("/v1/messages", "max_tokens", {"messages": [{"role": "user", "content": "hi"}]}),
+        ("/v1/responses", "max_output_tokens", {"input": "hi"}),
+    ],
+)
+@pytest.mark.parametrize("name", CAPS)
+def test_every_family_is_capped_by_the_name_it_knows(
+    path: str, usual: str, question: dict[str, Any], name: str
+) -> None:
+    ask = {"model": "small"} | question
+    assert sent(ask | {name: 100_000}, path=path) == ask | {usual: 256}
+    assert sent(ask, path=path) == ask | {usual: 256}
+
+
+REFUSED = (
+    ("/v1/messages", {"tools": [{"type": "web_search_20250305", "name": "web_search"}]}),
+    ("/v1/messages", {"speed": "fast"}),
+    ("/v1/messages", {"service_tier": "priority"}),
+    ("/v1/messages", {"mcp_servers": [{"url": "http://x"}]}),
+    ("/v1/responses", {"tools": [{"type": "web_search"}]}),
+    ("/v1/responses", {"tools": [{"type": "code_interpreter"}]}),
+    ("/v1/responses", {"background": True}),
+    ("/v1/responses", {"previous_response_id": "resp_1"}),
+    ("/v1/responses", {"conversation": "conv_1"}),
+    ("/v1/responses", {"prompt": {"id": "pmpt_1"}}),
+    ("/v1/embeddings", {"input": [{"image": "http://x/y.png"}]}),
+)
+
+
+@pytest.mark.parametrize(("path", "field"), REFUSED)
+def test_what_has_no_price_is_refused_by_name_in_every_family(path: str, field: dict[str, Any]) -> None:
+    with pytest.raises(UnsupportedParameter) as refused:
+        order(ASK | {"input": "hi"} | field, path)
+    assert refused.value.fields["param"] in field
+
+
+@pytest.mark.parametrize(
+    ("path", "question"),
+    [
+        ("/v1/chat/completions", {"messages": [{"content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}),
+        ("/v1/messages", {"messages": [{"content": [{"type": "document", "source": {"type": "url", "url": "x"}}]}]}),
+        ("/v1/responses", {"input": [{"type": "item_reference", "id": "msg_1"}]}),
+        ("/v1/responses", {"input": [{"content": [{"type": "input_file", "file_id": "x"}]}]}),
+    ],
+)
+def test_what_a_body_only_refers_to_is_held_for_the_whole_context(path: str, question: dict[str, Any]) -> None:
+    """(Incident 22.)"""
+    assert order({"model": "small"} | question, path).bounds.input_tokens == 8192
 
 
 def test_several_caps_become_one_of_their_largest() -> None:

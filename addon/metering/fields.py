@@ -7,6 +7,7 @@ another name, a longer context, a second answer, state that somebody else pays f
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from addon.errors import InvalidParameter, UnsupportedParameter
@@ -20,13 +21,6 @@ _SAMPLING: Final = frozenset(
         *("safety_identifier", "prompt_cache_key", "n", "best_of", "stream", "stream_options", "model"),
     )
 )
-CHAT_FIELDS: Final = _SAMPLING | {
-    *("messages", "tools", "tool_choice", "parallel_tool_calls", "functions", "function_call"),
-    *("response_format", "reasoning_effort", "verbosity", "logprobs", "top_logprobs", "service_tier"),
-    *("modalities",),
-}
-COMPLETION_FIELDS: Final = _SAMPLING | {"prompt", "suffix", "logprobs", "service_tier"}
-EMBEDDING_FIELDS: Final = frozenset(("model", "input", "encoding_format", "dimensions", "user"))
 
 
 def _is_one(value: object) -> bool:
@@ -41,10 +35,20 @@ def _single_prompt(value: object) -> bool:
     return tokens or (len(value) == 1 and isinstance(value[0], str))
 
 
-def _plain_tools(value: object) -> bool:
+def _client_tools(*kinds: str | None) -> Callable[[object], bool]:
     """Tools that the client itself runs; those that run at the upstream bring input that nobody has priced."""
-    kinds = ("function", "custom")
-    return isinstance(value, list) and all(isinstance(t, dict) and t.get("type") in kinds for t in value)
+
+    def check(value: object) -> bool:
+        return isinstance(value, list) and all(isinstance(t, dict) and t.get("type") in kinds for t in value)
+
+    return check
+
+
+def _texts(value: object) -> bool:
+    """A text, or a list of texts, token numbers, or lists of these: no reference to anything else."""
+    if isinstance(value, list):
+        return all(isinstance(item, str | int) or (isinstance(item, list) and _texts(item)) for item in value)
+    return isinstance(value, str)
 
 
 def _never(_: object) -> bool:
@@ -56,7 +60,7 @@ MULTIPLIERS: Final[Mapping[str, Callable[[object], bool]]] = {
     "n_cmpl": _is_one,
     "best_of": _is_one,
     "prompt": _single_prompt,
-    "tools": _plain_tools,
+    "tools": _client_tools("function", "custom"),
     "service_tier": lambda value: value in ("auto", "default"),
     "modalities": lambda value: value == ["text"],
     "use_beam_search": lambda value: value is False,
@@ -69,11 +73,70 @@ MULTIPLIERS: Final[Mapping[str, Callable[[object], bool]]] = {
     "plugins": _never,
     "prompt_logprobs": _never,
 }
-"""Fields that multiply the price, and the values of each that do not."""
+"""Fields that multiply the price in any family, and the values of each that do not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """The fields of a family's bodies: those that are `known` to be harmless, those of which only some values
+    are."""
+
+    known: frozenset[str]
+    limits: Mapping[str, Callable[[object], bool]]
+
+
+CHAT_FIELDS: Final = Fields(
+    _SAMPLING
+    | {
+        *("messages", "tools", "tool_choice", "parallel_tool_calls", "functions", "function_call"),
+        *("response_format", "reasoning_effort", "verbosity", "logprobs", "top_logprobs", "service_tier"),
+        "modalities",
+    },
+    MULTIPLIERS,
+)
+COMPLETION_FIELDS: Final = Fields(_SAMPLING | {"prompt", "suffix", "logprobs", "service_tier"}, MULTIPLIERS)
+EMBEDDING_FIELDS: Final = Fields(
+    frozenset(("model", "input", "encoding_format", "dimensions", "user")),
+    {**MULTIPLIERS, "input": _texts},
+)
+MESSAGE_FIELDS: Final = Fields(
+    frozenset(
+        (
+            *("model", "messages", "system", "stop_sequences", "stream", "temperature", "top_k", "top_p", "tools"),
+            *("tool_choice", "thinking", "metadata", "service_tier", "output_config", "output_format"),
+            "cache_control",
+        )
+    ),
+    {
+        **MULTIPLIERS,
+        "tools": _client_tools(None, "custom"),
+        "service_tier": lambda value: value in ("auto", "standard_only"),
+        "speed": lambda value: value == "standard",
+        "inference_geo": _never,
+        "mcp_servers": _never,
+        "container": _never,
+    },
+)
+RESPONSE_FIELDS: Final = Fields(
+    frozenset(
+        (
+            *("model", "input", "instructions", "stream", "stream_options", "temperature", "top_p", "tools", "text"),
+            *("tool_choice", "parallel_tool_calls", "reasoning", "metadata", "store", "include", "truncation"),
+            *("user", "safety_identifier", "prompt_cache_key", "service_tier", "top_logprobs", "background"),
+        )
+    ),
+    {
+        **MULTIPLIERS,
+        "tools": _client_tools("function", "custom", "local_shell", "apply_patch"),
+        "previous_response_id": _never,  # what somebody stored, of a length that the body does not show
+        "conversation": _never,
+        "prompt": _never,
+    },
+)
 
 
 def admitted(
-    body: Mapping[str, Any], known: frozenset[str], caps: tuple[str, ...], unknown: Unknown
+    body: Mapping[str, Any], fields: Fields, caps: tuple[str, ...], unknown: Unknown
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The fields that pass, and the names of those that were dropped. null means absent, for every field.
 
@@ -84,15 +147,15 @@ def admitted(
     for name, value in body.items():
         if value is None:
             continue
-        harmless = MULTIPLIERS.get(name)
+        harmless = fields.limits.get(name)
         if harmless is not None and not harmless(value):
             raise UnsupportedParameter(
                 f"{name[:64]}: this value is not offered here, since it would multiply the price. Leave it out.",
                 param=name[:64],
             )
-        if name in known or name in caps or (unknown == "pass" and not _imitates(name, known, caps)):
+        if name in fields.known or name in caps or (unknown == "pass" and not _imitates(name, fields, caps)):
             kept[name] = value
-        elif unknown == "refuse" or _imitates(name, known, caps):
+        elif unknown == "refuse" or _imitates(name, fields, caps):
             raise UnsupportedParameter(f"{name[:64]} is not offered here. Leave it out.", param=name[:64])
         else:
             dropped.append(name)
@@ -100,10 +163,10 @@ def admitted(
     return kept, tuple(dropped)
 
 
-def _imitates(name: str, known: frozenset[str], caps: tuple[str, ...]) -> bool:
+def _imitates(name: str, fields: Fields, caps: tuple[str, ...]) -> bool:
     """A known name in other case: some servers match it all the same."""
     lower = name.lower()
-    return lower != name and (lower in known or lower in caps or lower in MULTIPLIERS)
+    return lower != name and (lower in fields.known or lower in caps or lower in fields.limits)
 
 
 def _check_stream(kept: dict[str, Any]) -> None:

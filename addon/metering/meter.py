@@ -250,9 +250,8 @@ def measure(family: Family, body: bytes, *, content_encoding: str = "") -> Meter
     return meter.finish()
 
 
-def receipt_event(metered: Metered, cost: Mapping[str, Any]) -> bytes:
-    """The event that may follow a chat's or a completion's stream: a chunk without choices, so that no client
-    chokes on it."""
-    told = {"id": "", "object": "chat.completion.chunk", "created": 0, "model": ""} | dict(metered.ids)
-    told |= {"choices": [], "cost": cost}
-    return metered.open_end + b"data: " + json.dumps(told, separators=(",", ":")).encode() + b"\n\n"
+def receipt_event(family: Family, metered: Metered, cost: Mapping[str, Any]) -> bytes:
+    """The event that may follow this stream, behind the end that its last event may lack; b"": none may."""
+    if family.receipt is None or not metered.is_stream:
+        return b""
+    return metered.open_end + family.receipt(metered.ids, cost)

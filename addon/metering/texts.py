@@ -123,6 +123,42 @@ def _call(call: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                 yield "arguments", json.dumps(asked["arguments"], ensure_ascii=False)
 
 
+def message_texts(payload: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Anthropic's messages: blocks, each at its start, then by deltas; or all of them in the answer."""
+    begun, delta = payload.get("content_block"), payload.get("delta")
+    for block in (*_objects(payload.get("content")), *(b for b in (begun, delta) if isinstance(b, dict))):
+        yield from _named(block, "text", "thinking", "partial_json")
+        if block.get("type") == "tool_use":
+            yield from _named(block, "name")
+            if block.get("input"):
+                yield "input", json.dumps(block["input"], ensure_ascii=False)
+
+
+def response_texts(payload: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Responses: deltas of any kind but sound, or the items of the answer. What a stream says again at the end of
+    each item, and in its last event, is no more text."""
+    kind = payload.get("type")
+    if isinstance(kind, str):
+        if kind.endswith(".delta") and not kind.startswith("response.audio.delta"):
+            yield from _named(payload, "delta")
+        elif kind == "response.output_item.added" and isinstance(payload.get("item"), dict):
+            yield from _named(payload["item"], "name")
+        return
+    for item in _objects(payload.get("output")):
+        yield from _named(item, "name", "arguments", "input")
+        for part in (*_objects(item.get("content")), *_objects(item.get("summary"))):
+            yield from _named(part, "text", "refusal")
+
+
+def ollama_texts(payload: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Ollama's own API, streamed or whole."""
+    message = payload.get("message")
+    part = message if isinstance(message, dict) else payload
+    yield from _named(part, "content", "response", "thinking")
+    for call in _objects(part.get("tool_calls")):
+        yield from _call(call)
+
+
 def no_texts(_: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Answers in which nothing is generated: embeddings, scores."""
     return iter(())
