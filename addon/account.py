@@ -131,7 +131,7 @@ class AccountCalls:
                 raise PaymentRunning("This request is still running; its receipt comes with its end.")
         if row is None:
             raise PathNotFound("No request of this account has this id.")
-        told = replies.receipt_row(row, btc_usd=self._settings.btc_usd)
+        told = replies.receipt_row(row)
         return replies.answer(200, told, call.caller)
 
     # --- whose --------------------------------------------------------------------------------------

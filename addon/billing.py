@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Final
 
 from addon.ledger import End, Settlement
@@ -30,6 +31,7 @@ class PaidRequest:
     family: Family
     model: str
     price: Price
+    usd_per_btc: Decimal | None
     hold_msat: int
     available_msat: int
     minimum_msat: int
@@ -69,6 +71,7 @@ def bill(
         input_tokens=None if tokens is None else tokens.input,
         output_tokens=None if tokens is None else tokens.output,
         usage=None if metered is None else metered.raw_usage,
+        usd_per_btc=paid.usd_per_btc,
         started_ms=paid.started_ms,
         first_byte_ms=first_byte_ms,
         ended_ms=ended_ms,

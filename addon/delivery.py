@@ -50,7 +50,7 @@ def tell(payment: Payment, response: http.Response) -> None:
     """The receipt on a whole answer, once it is settled."""
     end = payment.settle("complete")
     left = payment.paid.remaining_msat(end.cost_msat)
-    told = replies.receipt_headers(end, remaining_msat=left, btc_usd=payment.btc_usd)
+    told = replies.receipt_headers(end, remaining_msat=left)
     response.data.headers.fields = (*response.data.headers.fields, *told)
 
 
@@ -121,8 +121,12 @@ def _receipt(payment: Payment) -> bytes:
         return b""
     end = payment.settle("complete")
     left = paid.remaining_msat(end.cost_msat)
+<<<<<<< ours
     cost = replies.receipt(end, remaining_msat=left, btc_usd=payment.btc_usd)
     return metering.receipt_event(paid.family, metered, cost)
+=======
+    return metering.receipt_event(metered, replies.receipt(end, remaining_msat=left))
+>>>>>>> theirs
 
 
 def _pass_on(chunk: bytes) -> bytes | list[bytes]:

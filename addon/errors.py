@@ -192,6 +192,12 @@ class WalletUnavailable(NodeError):
     code = "wallet_unavailable"
 
 
+class SidecarUnavailable(NodeError):
+    """The process that serves discovery and the admin pages is away."""
+
+    code = "sidecar_unavailable"
+
+
 class RateUnavailable(NodeError):
     code = "rate_unavailable"
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import time
 from contextlib import ExitStack
 from typing import Final
@@ -19,14 +20,20 @@ from mitmproxy.connection import Client
 from addon import inject, parts
 from addon.arrival import Arrival
 from addon.background import Background
+from addon.calls import Handler
 from addon.gate import Gate
+from addon.health import Health
+from addon.housekeeping import housekeep
 from addon.inflight import InFlight
+from addon.ledger import KeptRates
 from addon.offers import Offers
 from addon.parts import Parts
 from addon.payment import Payment
 from addon.pricelist import PriceList
+from addon.rates import Exchanges, Rates
 from addon.reach import Reach
 from addon.settings import Settings
+from addon.sidecar import Sidecar
 from addon.upstream import Upstream
 
 NAME: Final = "routstr-node"
@@ -46,6 +53,8 @@ class Node:
         self.payments = InFlight(gate, self.background)
         self.parts: Parts | None = None
         self.reach = Reach("", 0)
+        self.sidecar = Sidecar(settings)
+        self.health: Health | None = None
         self.arrivals: dict[str, Arrival] = {}
         self.serving = 0
         self.draining = False
@@ -62,10 +71,36 @@ class Node:
             self.parts = await parts.assemble(self.settings, upstream, lambda: self.offers, opened)
             self._opened = opened.pop_all()
         self.payments.open(self.parts.books)
-        self.background.keep(self._watch())
-        self.background.keep(self.prices.learn(upstream))
+        self._begin(self.parts, upstream)
         gc.collect()
         gc.freeze()
+
+    def _begin(self, parts: Parts, upstream: Upstream) -> None:
+        """What goes on beside the requests."""
+        rates = Rates(self.settings, Exchanges(os.environ).ask, KeptRates(parts.store))
+        rates.recall()
+        self.prices.follow(rates)
+        self.health = Health(
+            parts.store,
+            parts.treasury,
+            self.reach,
+            rate=lambda: self.prices.has_rate,
+            booked=lambda: not self.payments.waiting,
+            draining=lambda: self.draining,
+        )
+        for work in (
+            *(self._watch(), self.prices.learn(upstream), rates.keep_fresh(), self.health.look()),
+            housekeep(self.settings),
+        ):
+            self.background.keep(work)
+
+    def route(self, method: str, path: str) -> Handler | None:
+        """Who answers a call that is not sold; None: nobody."""
+        return self.live().api.route(method, path) or self.probe(method, path) or self.sidecar.route(method, path)
+
+    def probe(self, method: str, path: str) -> Handler | None:
+        """Who answers for the node's health, also while it drains."""
+        return None if self.health is None else self.health.route(method, path)
 
     @property
     def offers(self) -> Offers:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 from addon.errors import ModelNotFound
@@ -34,6 +35,8 @@ class Order:
     """Whether `body` holds every field of `raw`: none was dropped, none was null."""
     minimum_msat: int
     min_output: int
+    usd_per_btc: Decimal | None
+    """The rate of the offer's price."""
 
     @property
     def stream(self) -> bool:
@@ -95,6 +98,7 @@ def read(family: Family, raw: bytes, offers: Offers, settings: Settings) -> Orde
         is_whole=len(body) == len(parsed),
         minimum_msat=settings.min_request_msat,
         min_output=settings.min_output_tokens,
+        usd_per_btc=offers.usd_per_btc,
     )
 
 

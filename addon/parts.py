@@ -15,7 +15,7 @@ from addon.ledger import FILE_NAME, PROXY_WAIT_MS, Books, Checkpoints, Reports, 
 from addon.offers import Offers
 from addon.replies import Cors
 from addon.settings import Settings
-from addon.treasury import Treasury
+from addon.treasury import Treasury, Welcome
 from addon.upstream import Upstream
 
 
@@ -60,12 +60,19 @@ async def assemble(
     await _release_the_dead(books, state / "workers", worker.id)
     treasury = Treasury(settings)
     welcome = await treasury.start()
+    _check_identity(settings, welcome)
     cashier = Cashier(books, reports, treasury, bytes.fromhex(welcome.key_secret))
-    api = Api(settings, cashier, reports, treasury, offers, welcome.npub)
+    api = Api(settings, cashier, reports, treasury, offers, settings.npub or welcome.npub)
     return Parts(
         store, books, reports, checkpoints, worker, treasury, cashier, api, upstream, Cors(settings.cors_origins),
         welcome.recovered,
     )  # fmt: skip
+
+
+def _check_identity(settings: Settings, welcome: Welcome) -> None:
+    """NPUB guards against a mix-up: coins are derived from NSEC, and another one's are not found."""
+    if settings.npub and settings.nsec.get_secret_value() and settings.npub != welcome.npub:
+        raise SettingsError(f"NPUB does not belong to NSEC, whose own is {welcome.npub}. Correct one of the two.")
 
 
 def _state_directory(path: Path) -> Path:

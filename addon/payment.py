@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from decimal import Decimal
 
 from mitmproxy import http
 
@@ -26,7 +25,6 @@ class Payment:
     flow: http.HTTPFlow
     caller: Caller
     told: list[tuple[bytes, bytes]]
-    btc_usd: Decimal | None
     admitted_at: float
     meter: Meter | None = None
     metered: Metered | None = None

@@ -1,13 +1,15 @@
-"""The price list of a running node: what is on sale now, kept up to date as the upstream tells its models."""
+"""The price list of a running node: what is on sale now, as the upstream's models and the rate of bitcoin go."""
 
 from __future__ import annotations
 
 import asyncio
+from decimal import Decimal
 from typing import Final
 
 from addon import offers
 from addon.catalog import Model
 from addon.offers import Offers, UpstreamList
+from addon.rates import Rates
 from addon.settings import Settings
 from addon.upstream import Upstream
 
@@ -20,12 +22,35 @@ class PriceList:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._asked = asyncio.Event()
-        self.offers = Offers({})
+        self._offers = Offers({})
+        self._rates: Rates | None = None
 
     def open(self) -> None:
         """What the models file offers. Raises SettingsError for one that cannot be used, or where all is free."""
         offers.check_prices(self._settings)
         self._offer(*self._on_file(), offers.NOTHING_LISTED)
+
+    def follow(self, rates: Rates) -> None:
+        """From now on USD prices are those of these rates."""
+        self._rates = rates
+
+    @property
+    def usd_per_btc(self) -> Decimal | None:
+        """The rate to sell at; None: not known, or too old."""
+        return None if self._rates is None else self._rates.current()
+
+    @property
+    def offers(self) -> Offers:
+        """What is on sale at the rate of this moment; the same object as long as nothing changed."""
+        rate = self.usd_per_btc
+        if rate is not self._offers.usd_per_btc:
+            self._offers = offers.reprice(self._offers, rate)
+        return self._offers
+
+    @property
+    def has_rate(self) -> bool:
+        """Whether what is on sale can be priced: USD prices need a rate, static ones do not."""
+        return not self._settings.model_based_pricing or self.usd_per_btc is not None
 
     async def learn(self, upstream: Upstream) -> None:
         """The upstream's own list: what is on sale where no file says so, and what kind of server it is."""
@@ -42,8 +67,10 @@ class PriceList:
         self._asked.set()
 
     async def first(self) -> Offers:
-        """The offers, once the upstream was asked what it serves, where that is what is on sale."""
+        """The offers, once everything they need was asked for: the upstream's list, and a rate for USD prices."""
         await self._asked.wait()
+        if self._settings.model_based_pricing and self._rates is not None:
+            await self._rates.first()
         return self.offers
 
     def _on_file(self) -> tuple[list[Model], str]:
@@ -51,4 +78,5 @@ class PriceList:
         return ([], "") if found is None else (found[0], str(found[1]))
 
     def _offer(self, models: list[Model], source: str, listed: UpstreamList) -> None:
-        self.offers = offers.build(self._settings, models, listed, source)
+        built = offers.build(self._settings, models, listed, source)
+        self._offers = offers.reprice(built, self.usd_per_btc)

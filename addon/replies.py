@@ -69,6 +69,7 @@ STATUSES: Final[Mapping[type[Failure], Status]] = {
     errors.UpstreamError: Status(502, "upstream_error"),
     errors.WalletUnavailable: Status(503, "api_error", retry=True),
     errors.RateUnavailable: Status(503, "api_error", retry=True),
+    errors.SidecarUnavailable: Status(503, "api_error", retry=True),
     errors.Overloaded: Status(503, "api_error", retry=True),
     errors.LedgerBusy: Status(503, "api_error", retry=True),
     errors.InternalError: Status(503, "api_error", retry=True),
@@ -159,16 +160,16 @@ def without_body(response: http.Response) -> http.Response:
 # --- receipts ---------------------------------------------------------------------------------------
 
 
-def usd_text(cost_msat: int, btc_usd: Decimal | None) -> str | None:
+def usd_text(cost_msat: int, usd_per_btc: Decimal | None) -> str | None:
     """A cost in USD, plain decimals; None while no rate is known."""
-    if btc_usd is None:
+    if usd_per_btc is None:
         return None
-    return f"{Decimal(cost_msat) * btc_usd / Decimal(100_000_000_000):.12f}".rstrip("0").rstrip(".")
+    return f"{Decimal(cost_msat) * usd_per_btc / Decimal(100_000_000_000):.12f}".rstrip("0").rstrip(".")
 
 
-def receipt(end: Settlement, *, remaining_msat: int | None, btc_usd: Decimal | None) -> dict[str, Any]:
+def receipt(end: Settlement, *, remaining_msat: int | None) -> dict[str, Any]:
     """The `cost` object: what the request cost, from what, and what was left by it."""
-    usd = usd_text(end.cost_msat, btc_usd)
+    usd = usd_text(end.cost_msat, end.usd_per_btc)
     told: dict[str, Any] = {
         "total_msats": end.cost_msat,
         "input_msats": end.input_msat,
@@ -182,9 +183,9 @@ def receipt(end: Settlement, *, remaining_msat: int | None, btc_usd: Decimal | N
     return told if usd is None else told | {"total_usd": float(usd)}
 
 
-def receipt_headers(end: Settlement, *, remaining_msat: int, btc_usd: Decimal | None) -> list[tuple[bytes, bytes]]:
+def receipt_headers(end: Settlement, *, remaining_msat: int) -> list[tuple[bytes, bytes]]:
     """The same on a whole answer."""
-    usd = usd_text(end.cost_msat, btc_usd)
+    usd = usd_text(end.cost_msat, end.usd_per_btc)
     told = [
         ("X-Routstr-Cost-Msats", str(end.cost_msat)),
         ("X-Routstr-Input-Cost-Msats", str(end.input_msat)),
@@ -195,9 +196,9 @@ def receipt_headers(end: Settlement, *, remaining_msat: int, btc_usd: Decimal | 
     return [(name.encode(), value.encode()) for name, value in told]
 
 
-def receipt_row(row: Mapping[str, Any], *, btc_usd: Decimal | None) -> dict[str, Any]:
+def receipt_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """A request's row of the ledger as its client asks for it later: the `cost` object and the circumstances."""
-    usd = usd_text(row["cost"], btc_usd)
+    usd = usd_text(row["cost"], None if row["usd_per_btc"] is None else Decimal(row["usd_per_btc"]))
     told = {
         "request_id": row["id"],
         "model": row["model"],

@@ -36,6 +36,7 @@ from addon.node import NAME as NODE_NAME
 from addon.node import Node
 from addon.payment import Payment
 from addon.replies import Caller
+from addon.sidecar import ADMIN
 
 logger = logging.getLogger("routstr")
 
@@ -170,7 +171,7 @@ class Routstr:
             flow.response = replies.answer(204, None, Caller(caller.request_id, headers))
             return
         given = credentials.read(list(arrived.secrets))
-        handler = node.live().api.route(arrived.method, arrived.path)
+        handler = node.route(arrived.method, arrived.path)
         if handler is not None:
             if is_secret(arrived.path):
                 sale.refuse_single_payment(given)
@@ -185,13 +186,14 @@ class Routstr:
 
     def _refused_by_head(self, node: Node, arrived: Arrival, *, body_read: bool = False) -> Failure | None:
         """Why a request is refused whatever its body says; None: go on."""
-        if node.draining:
+        if node.draining and node.probe(arrived.method, arrived.path) is None:
             return Overloaded("This node is stopping; try again in a moment.")
         if arrived.refused is not None:
             return arrived.refused
-        if arrived.method == "OPTIONS" or node.live().api.route(arrived.method, arrived.path) is not None:
+        sold = arrived.method == "POST" and metering.family_of(arrived.path) is not None
+        if not sold and (arrived.method == "OPTIONS" or node.route(arrived.method, arrived.path) is not None):
             return None
-        if arrived.method != "POST" or metering.family_of(arrived.path) is None:
+        if not sold:
             return PathNotFound("Nothing is offered at this path; GET /v1/info and GET /v1/models tell what is.")
         if body_read or arrived.reads_small_body:
             return None
@@ -283,6 +285,8 @@ class Routstr:
     # --- answering ----------------------------------------------------------------------------------
 
     def _caller(self, node: Node, arrived: Arrival) -> Caller:
+        if arrived.path.startswith(ADMIN):
+            return Caller(arrived.request_id, ())
         return Caller(arrived.request_id, node.live().cors.headers(arrived.text(b"origin")))
 
     async def _answer(

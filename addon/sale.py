@@ -103,7 +103,7 @@ def prepare(
     if b"close" in arrived.headers.get(b"connection", b"").lower():
         # mitmproxy looks for the wish in the request, which is the upstream's now
         told.append((b"Connection", b"close"))
-    return Payment(paid, flow, caller, told, node.settings.btc_usd, admitted_at=time.monotonic())
+    return Payment(paid, flow, caller, told, admitted_at=time.monotonic())
 
 
 def payment_required(amount_msat: int) -> PaymentRequired:
@@ -135,6 +135,7 @@ def _paid(arrived: Arrival, order: Order, account: str, fitted: Fitted, left_msa
         family=order.family,
         model=order.offer.id,
         price=order.offer.price,
+        usd_per_btc=order.usd_per_btc,
         hold_msat=fitted.hold_msat,
         available_msat=left_msat,
         minimum_msat=order.minimum_msat,

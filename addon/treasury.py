@@ -35,6 +35,7 @@ LINE_LIMIT: Final = 1 << 20
 SOCKET_PATH_LIMIT: Final = 100
 """A Unix socket's path has 108 bytes on Linux, 104 on macOS, the closing NUL among them."""
 ASK_TIMEOUT_S: Final = 20.0
+REVIVE_S: Final = 3.0
 STOP_TIMEOUT_S: Final = 30.0
 
 
@@ -179,6 +180,12 @@ class Treasury:
         """Whether the wallet answers this worker now."""
         return self._writer is not None and self._welcome is not None
 
+    async def revive(self) -> None:
+        """Starts a wallet that died again: what it left open is driven on, whether or not anybody asks."""
+        with contextlib.suppress(TimeoutError, WalletUnavailable):
+            async with asyncio.timeout(REVIVE_S):
+                await self._connect()
+
     async def stop(self) -> None:
         """Lets go of the wallet and waits for the child: it finishes what is journaled, then ends."""
         self._closing = True
@@ -237,8 +244,10 @@ class Treasury:
         try:
             self._welcome = Welcome.model_validate(_unwrap(await self._exchange(hello)))
         except (ConnectionError, WalletUnavailable):
-            writer.close()
             await asyncio.sleep(0.02)
+        finally:
+            if self._welcome is None:
+                writer.close()
 
     async def _read(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, ValueError):

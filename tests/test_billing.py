@@ -23,7 +23,7 @@ EMBEDDINGS = FAMILIES[2]
 
 def paid(**changes: Any) -> PaidRequest:
     facts: dict[str, Any] = {
-        "id": "r", "account": "a", "family": CHAT, "model": "m", "price": PRICE, "hold_msat": 10_000, "available_msat": 500,
+        "id": "r", "account": "a", "family": CHAT, "model": "m", "price": PRICE, "usd_per_btc": None, "hold_msat": 10_000, "available_msat": 500,
         "minimum_msat": 1, "input_bound": 2000, "output_bound": 100, "body_bytes": 300, "unseen": Unseen(),
         "stream": True, "hide_usage": True, "wants_receipt": True, "started_ms": 1,
     }  # fmt: skip

@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from enum import Enum
 from typing import Final, Literal
 
@@ -43,8 +44,9 @@ _GIVE_BACK: Final = "UPDATE accounts SET held = held - ?1 WHERE id = ?2 RETURNIN
 _CHARGE: Final = "INSERT INTO entries (account, kind, ref, amount, created_at) VALUES (?, 'charge', ?, ?, ?)"
 _RECORD: Final = """
 INSERT INTO requests (id, account, model, path, stream, status, end, hold, cost, input_cost, output_cost,
-    shortfall, usage_source, input_tokens, output_tokens, usage, started_ms, first_byte_ms, ended_ms)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    shortfall, usage_source, input_tokens, output_tokens, usage, usd_per_btc, started_ms, first_byte_ms,
+    ended_ms)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _OPEN_OF_WORKER: Final = "SELECT id, account, amount, opened_at FROM holds WHERE state = 'open' AND worker = ?"
 
@@ -73,6 +75,7 @@ class Settlement:
     """How a paid request ended, as it is booked. `cost_msat` is at most `hold_msat`; zero releases the hold.
 
     `shortfall_msat`: what the upstream's figures cost beyond the hold; the operator's, never the client's.
+    `usd_per_btc`: the rate that the price was made at; None: none was known.
     """
 
     id: str
@@ -93,6 +96,7 @@ class Settlement:
     output_tokens: int | None = None
     usage: Mapping[str, object] | None = None
     first_byte_ms: int | None = None
+    usd_per_btc: Decimal | None = None
 
     @property
     def cost_msat(self) -> int:
@@ -196,7 +200,8 @@ def _record(end: Settlement, account: str, amount_msat: int) -> tuple[object, ..
     return (
         *(end.id, account, end.model, end.path, int(end.stream), end.status, end.end, amount_msat),
         *(end.cost_msat, end.input_msat, end.output_msat, end.shortfall_msat, end.usage_source),
-        *(end.input_tokens, end.output_tokens, usage, end.started_ms, end.first_byte_ms, end.ended_ms),
+        *(end.input_tokens, end.output_tokens, usage, None if end.usd_per_btc is None else f"{end.usd_per_btc:f}"),
+        *(end.started_ms, end.first_byte_ms, end.ended_ms),
     )
 
 

@@ -95,6 +95,7 @@ CREATE TABLE requests (
     input_tokens INTEGER,
     output_tokens INTEGER,
     usage TEXT,
+    usd_per_btc TEXT,
     started_ms INTEGER NOT NULL,
     first_byte_ms INTEGER,
     ended_ms INTEGER NOT NULL,
@@ -332,6 +333,16 @@ class Store:
             if self.db.conn.in_transaction:
                 self.db.execute("ROLLBACK")
             raise
+
+    def takes_writes(self) -> bool:
+        """Whether a change could be written now; another process that is just writing is no hindrance."""
+        try:
+            with self.transaction():
+                return True
+        except LedgerBusy:
+            return True
+        except sqlite3.Error:
+            return False
 
     def close(self) -> None:
         """Closes the connection; the last one to go also folds the write-ahead log into the file."""

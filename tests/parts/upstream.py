@@ -77,7 +77,7 @@ class Received:
 
 @dataclass
 class Upstream:
-    """Listens on loopback from `start()` to `stop()`."""
+    """Listens on loopback from `start()` to `stop()`; started again, at the same port."""
 
     scripts: dict[str, Script] = field(default_factory=dict)
     received: list[Received] = field(default_factory=list)
@@ -95,7 +95,7 @@ class Upstream:
         self.port = opened.result(10)
 
     def stop(self) -> None:
-        asyncio.run_coroutine_threadsafe(_end_tasks(), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)
 
     def on(self, name: str, *pieces: Piece, **how: Any) -> str:
@@ -113,8 +113,12 @@ class Upstream:
         return found[0]
 
     async def _open(self) -> int:
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=1 << 26)
-        return int(server.sockets[0].getsockname()[1])
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, limit=1 << 26)
+        return int(self._server.sockets[0].getsockname()[1])
+
+    async def _close(self) -> None:
+        self._server.close()
+        await _end_tasks()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         kept = bytearray()
