@@ -121,12 +121,7 @@ def _receipt(payment: Payment) -> bytes:
         return b""
     end = payment.settle("complete")
     left = paid.remaining_msat(end.cost_msat)
-<<<<<<< ours
-    cost = replies.receipt(end, remaining_msat=left, btc_usd=payment.btc_usd)
-    return metering.receipt_event(paid.family, metered, cost)
-=======
-    return metering.receipt_event(metered, replies.receipt(end, remaining_msat=left))
->>>>>>> theirs
+    return metering.receipt_event(paid.family, metered, replies.receipt(end, remaining_msat=left))
 
 
 def _pass_on(chunk: bytes) -> bytes | list[bytes]:
