@@ -18,7 +18,7 @@ import httpx
 
 from addon.rates.quotes import EXCHANGES, Exchange, QuoteError
 
-LIMIT_S: Final = 5.0
+LIMIT_S: Final = 10.0
 LIMIT_BYTES: Final = 16 << 10
 _HEADERS: Final = {"Accept": "application/json", "Accept-Encoding": "identity"}
 

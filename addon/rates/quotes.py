@@ -35,7 +35,7 @@ SANE_USD: Final = (Decimal(1_000), Decimal(100_000_000))
 AGREE: Final = Decimal("0.02")
 STEP: Final = Decimal("0.05")
 TRUSTED_FOR_S: Final = 3600.0
-_PLAIN: Final = re.compile(r"[0-9]{1,12}(\.[0-9]{1,18})?", re.ASCII)
+_PLAIN: Final = re.compile(r"[0-9]{1,12}(\.[0-9]{1,18})?")
 
 
 class QuoteError(ValueError):

@@ -219,6 +219,14 @@ async def test_a_rate_from_before_a_long_pause_is_not_used(desk: Desk) -> None:
     assert again.rates.age_s() == MAX_AGE_S + 1
 
 
+async def test_a_wall_clock_set_back_after_a_restart_makes_no_rate_younger(desk: Desk) -> None:
+    await desk.hear("100000")
+    again = desk.restarted(off_s=MAX_AGE_S - 10)
+    again.clock.wall -= 600
+    again.clock.pass_s(11)
+    assert again.rates.current() is None
+
+
 async def test_a_kept_rate_from_the_clocks_future_is_not_used(desk: Desk) -> None:
     await desk.hear("100000")
     again = desk.restarted(off_s=-60)
