@@ -76,8 +76,9 @@ class Settings(BaseSettings):
     upstream_provider_fee: Fee = Decimal("1.05")
     """A multiplier on USD prices: your own margin."""
     btc_usd: Annotated[Decimal, Field(gt=0, le=1_000_000_000, allow_inf_nan=False)] | None = None
-    """A fixed price of bitcoin in USD. Empty: asked of exchanges, for USD prices and for the USD on receipts."""
-    price_max_age: Seconds = 900
+    """A fixed price of bitcoin in USD. Empty: Kraken, Coinbase and Binance are asked, for USD prices and for the USD
+    on receipts; through HTTPS_PROXY, and trusting SSL_CERT_FILE, where the environment names these."""
+    price_max_age: Annotated[Seconds, Field(ge=1)] = 900
     """Seconds that a price of bitcoin holds; when no newer one can be had, nothing is sold at USD prices."""
 
     cashu_mints: Annotated[Names, Field(validation_alias=AliasChoices("cashu_mints", "mint"))] = ()
