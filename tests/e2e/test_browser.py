@@ -18,7 +18,7 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.e2e.conftest import COST, Business, Node
-from tests.parts.upstream import DONE, chunk, usage
+from tests.parts.upstream import DONE, chunk, usage, whole
 
 CHROMIUM = next((p for name in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(name))), None)
 PAGE = """<!doctype html><meta charset="utf-8"><title>A shop's page</title><script>
@@ -44,6 +44,8 @@ EXPOSED = {
     "x-routstr-output-cost-msats", "x-routstr-cost-usd", "x-routstr-balance-msats", "x-routstr-max-tokens",
     "x-routstr-dropped-params",
 }  # fmt: skip
+UPSTREAMS_OWN = (("Access-Control-Allow-Origin", "https://upstream.example"), ("Access-Control-Max-Age", "1"))
+"""A browser refuses an answer that names two origins."""
 SDK_HEADERS = "authorization,content-type,x-stainless-lang,x-stainless-retry-count"
 
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; Debian's package is `chromium`")
@@ -121,7 +123,8 @@ def test_a_page_opens_an_account_by_token_pays_and_reads_every_figure(page: Page
     opened = ask(page, f"{url}/v1/wallet/create", {"initial_balance_token": token}, **JSON)
     assert opened["status"] == 200 and opened["body"]["balance"] == 100_000
     paying = JSON | {"Authorization": f"Bearer {opened['body']['api_key']}"}
-    told = ask(page, f"{url}/v1/chat/completions", chat(mystery=1), **paying)
+    do = business.upstream.on(business.name(), whole(), headers=UPSTREAMS_OWN)
+    told = ask(page, f"{url}/v1/chat/completions", chat(do, mystery=1), **paying)
     assert told["status"] == 200 and told["body"]["choices"]
     shown = {name: value for name, value in told["headers"].items() if name.startswith("x-routstr-")}
     request_id = shown.pop("x-routstr-request-id")
@@ -144,6 +147,7 @@ def test_a_page_reads_a_paid_stream_as_it_is_made(page: Page, business: Business
     do = business.upstream.on(
         business.name(), chunk("first "), go_on, chunk("second "), chunk(None, "stop"),
         chunk(None, choices=[], usage=usage(7, 3)), DONE, kind="text/event-stream", chunked=True,
+        headers=UPSTREAMS_OWN,
     )  # fmt: skip
     init = {"method": "POST", "body": chat(do, stream=True), "headers": JSON | {"x-api-key": business.account(50)}}
     page.evaluate(
