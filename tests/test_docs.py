@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from addon.ledger import REFUND_STATES, SWAP_STATES
+from addon.ledger import INVARIANTS, REFUND_STATES, SWAP_STATES, Store
 from addon.settings import AWAITED, Settings, load
 from scripts.settings_docs import documents, sections
 
@@ -65,3 +65,13 @@ def test_the_diagrams_are_the_journals_tables(table: Mapping[str, Mapping[str, s
     assert set(re.findall(r"^ +(\w+) --> \[\*\]$", parts[place], re.M)) == {
         s for s, events in table.items() if not events
     }
+
+
+def test_the_page_on_the_ledger_names_every_table_and_every_rule(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "ledger.md").read_text("utf-8")
+    store = Store.open(tmp_path / "ledger.db", wait_ms=1000, durable=False)
+    tables = {name for name in store.db.table_names() if not name.startswith("_")}
+    store.close()
+    rows = re.findall(r"^\| (`.+?`) \|", page, re.M)
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == tables
+    assert re.findall(r"^(\d\. .+)$", page, re.M) == [(rule.__doc__ or "").splitlines()[0] for rule in INVARIANTS]

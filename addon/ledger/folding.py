@@ -32,8 +32,8 @@ SELECT r.id, r.account, date(r.ended_ms / 1000, 'unixepoch'), r.cost, r.shortfal
     COALESCE(e.id, 0), COALESCE(e.created_at, 0)
 FROM requests r INDEXED BY requests_ended JOIN holds h ON h.id = r.id
     LEFT JOIN entries e ON e.kind = 'charge' AND e.ref = r.id
-WHERE r.ended_ms < ? AND h.state <> 'open' AND r.cost = COALESCE(-e.amount, 0)
-    AND r.account = h.account AND r.account = COALESCE(e.account, r.account)
+WHERE r.ended_ms < ? AND h.state <> 'open'
+    AND r.cost = COALESCE(-e.amount, 0) AND r.account = COALESCE(e.account, r.account)
 ORDER BY r.ended_ms LIMIT ?
 """
 _FORGET: Final = (
