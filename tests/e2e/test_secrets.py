@@ -32,9 +32,10 @@ def traffic(node: Node, business: Business) -> dict[str, str]:
     node.create(tokens[0][:-8] + "AAAAAAAA")
     node.call("GET", "/v1/nope", key=key)
     node.settled(key)
-    refund = node.call("POST", "/v1/wallet/refund", key=key).json()["token"]
+    changed = node.call("POST", "/balance/rotate", key=key).json()["api_key"]
+    refund = node.call("POST", "/v1/wallet/refund", key=changed).json()["token"]
     return {f"token {n}": token for n, token in enumerate(tokens)} | {
-        "key": key, "refund": refund, "upstream key": UPSTREAM_KEY, "admin password": ADMIN_PASSWORD, "unknown key": "sk-" + "e" * 64,
+        "key": key, "changed key": changed, "refund": refund, "upstream key": UPSTREAM_KEY, "admin password": ADMIN_PASSWORD, "unknown key": "sk-" + "e" * 64,
     }  # fmt: skip
 
 
