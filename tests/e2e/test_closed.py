@@ -120,7 +120,7 @@ def test_a_setting_that_cannot_be_right_ends_the_start_by_its_name(
 
 def test_a_price_that_is_not_known_sells_nothing(own: Callable[..., Node], business: Business) -> None:
     """(Incident 29: an unknown price became one sat.)"""
-    node = own(MODEL_BASED_PRICING="true", BTC_USD="").start()
+    node = own(MODEL_BASED_PRICING="true", BTC_USD="", HTTPS_PROXY="http://127.0.0.1:9").start()
     key, before = business.account(50, node), business.forwarded()
     answer = node.chat(key)
     assert (answer.status, answer.json()["error"]["code"]) == (503, "rate_unavailable")
