@@ -131,6 +131,19 @@ def test_a_charge_is_the_exact_sum_rounded_up_once(price: Price, q: Quantities, 
     assert cost.shortfall_msat == 0 and min(cost.input_msat, cost.output_msat) >= 0
 
 
+def test_the_minimum_counts_as_input() -> None:
+    """The two sides are always the total."""
+    cost = cost_of(STATIC, Quantities(1, 1), minimum=1000)
+    assert (cost.input_msat, cost.output_msat) == (1000 - 7, 7)
+
+
+def test_more_tokens_written_for_an_hour_than_were_written_cost_no_more() -> None:
+    tariff = Tariff(Decimal(0), Decimal(1), Decimal(0), cache_write=Decimal(2), cache_write_1h=Decimal(5))
+    assert (
+        cost_of(Price(tariff, Fraction(1)), Quantities(100, 0, cache_write=10, cache_write_1h=30)).total_msat == 90 + 50
+    )
+
+
 @given(prices(), quantities(), st.integers(1, 10**6))
 def test_a_charge_never_exceeds_its_hold_and_the_rest_is_the_shortfall(price: Price, q: Quantities, hold: int) -> None:
     """(Incident 17: an overrun drove the balance negative.)"""
@@ -203,6 +216,12 @@ def test_hours_are_those_of_the_hold_and_a_window_may_pass_midnight() -> None:
     costs = {clock: cost_of(price, Quantities(10, 0), at_ms=ms).total_msat for clock, ms in at.items()}
     assert costs == {"16:29": 20, "16:30": 10, "23:59": 10, "00:29": 10, "00:30": 20}
     assert worst_case(price, Quantities(10, 0), minimum_msat=1) == 20
+
+
+@pytest.mark.parametrize(("clock", "inside"), [((7, 59), False), ((8, 0), True), ((17, 29), True), ((17, 30), False)])
+def test_a_window_ends_before_its_end(clock: tuple[int, int], inside: bool) -> None:
+    hours, minutes = clock
+    assert Window(8 * 60, 17 * 60 + 30).contains((hours * 60 + minutes) * 60_000) is inside
 
 
 @pytest.mark.parametrize(("date", "weekday"), [((1970, 1, 1), 3), ((2026, 11, 25), 2), ((2024, 2, 29), 3)])
