@@ -104,7 +104,7 @@ def _fold_all(path: Path, before_ms: int, stop: threading.Event) -> int:
             if stop.wait(PAUSE_S):
                 break
     except sqlite3.Error as error:
-        raise InternalError(f"Old requests could not be folded ({error}); they stay as they are.") from None
+        raise InternalError(f"The ledger {path} cannot be written ({error}).") from None
     finally:
         store.close()
     return folded

@@ -305,10 +305,13 @@ async def test_a_node_that_ends_meanwhile_leaves_books_that_prove(tmp_path: Path
 
 
 @pytest.mark.anyio
-async def test_a_file_that_cannot_be_written_is_said_so(tmp_path: Path) -> None:
-    (tmp_path / FILE_NAME).write_bytes(b"no ledger" * 1000)
-    with pytest.raises(InternalError):
-        await fold(tmp_path / FILE_NAME, keep_days=1)
+async def test_a_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    (tmp_path / "noise").write_bytes(b"no ledger" * 1000)
+    with opened(tmp_path) as store:
+        store.db.execute("DROP INDEX requests_ended")
+    for name in ("noise", FILE_NAME):
+        with pytest.raises(InternalError, match=name):
+            await fold(tmp_path / name, keep_days=1)
 
 
 DYING = """
