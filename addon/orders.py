@@ -104,7 +104,7 @@ def read(family: Family, raw: bytes, offers: Offers, settings: Settings) -> Orde
 
 def sent_body(order: Order, fitted: Fitted) -> bytes:
     """The bytes that go upstream: the client's own when nothing had to change."""
-    body = dict(order.body)
+    body = dict(order.body) | {"model": order.offer.model.upstream_id}
     _write_cap(body, order, fitted.output_tokens)
     if not order.stream:
         body.pop("stream_options", None)

@@ -227,6 +227,12 @@ def test_images_are_held_for_the_whole_context() -> None:
     assert made.bounds.input_tokens == 8192
 
 
+def test_the_upstream_is_asked_for_its_own_name_of_a_model() -> None:
+    sold = Offers({"small": Offer(Model("small", 8192, 256, forwarded_id="llama3:8b"), PRICE, False)})
+    made = orders.read(family(), json.dumps(ASK | {"max_tokens": 5}).encode(), sold, Settings())
+    assert json.loads(orders.sent_body(made, made.fit(10**9))) == ASK | {"max_tokens": 5, "model": "llama3:8b"}
+
+
 def test_images_that_are_priced_by_the_piece_are_held_each() -> None:
     tariff = Tariff(Decimal(0), Decimal(1), Decimal(2), image_sent=Decimal(500))
     sold = Offers({"small": Offer(Model("small", 8192, 256), Price(tariff, Fraction(1)), False)})

@@ -32,10 +32,16 @@ NIGHT_AND_DAY = PLAIN | {
 def shop(business: Business, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A node with a hundred models, a few of them odd."""
     home = tmp_path_factory.mktemp("shop")
-    entries: list[Any] = [{"id": f"m{n}", "context_length": 8192, "pricing": PLAIN} for n in range(94)]
+    entries: list[Any] = [{"id": f"m{n}", "context_length": 8192, "pricing": PLAIN} for n in range(93)]
     entries[50:50] = [
         {"id": "tiered", "context_length": 8192, "pricing": TIERED},
         {"id": "clock", "context_length": 8192, "pricing": NIGHT_AND_DAY},
+        {
+            "id": "nickname",
+            "forwarded_model_id": "vendor/long-name:8b",
+            "context_length": 8192,
+            "pricing": {"prompt": "0.000002", "completion": "0.000004"},
+        },
         {"id": "odd", "pricing": PLAIN | {"surcharge": "0.1"}},
         {"id": "per-million", "pricing": {"prompt": "2.5", "completion": "10"}},
         {"name": "nameless"},
@@ -59,9 +65,9 @@ def test_odd_entries_among_a_hundred_are_not_sold_and_the_operator_reads_why(sho
     assert len(sold) == 96 and not sold & {"odd", "per-million", "minus"}
     said = until(lambda: "and 1 more" in (log := shop.part.logged()) and log, "the banner is complete")
     assert "odd: the price 'surcharge' is not understood" in said and "is it per million tokens?" in said
-    assert "entry 55: it has no id" in said
+    assert "entry 56: it has no id" in said
     key, before = business.account(50, shop), business.forwarded()
-    for model in ("odd", "per-million", "minus", "entry 55"):
+    for model in ("odd", "per-million", "minus", "entry 56"):
         answer = shop.chat(key, model=model)
         assert (answer.status, answer.json()["error"]["code"]) == (400, "model_not_found")
     assert business.forwarded() == before
@@ -84,6 +90,16 @@ def test_the_hour_decides_where_it_is_priced(shop: Node, business: Business) -> 
     key = business.account(200, shop)
     do = business.upstream.on(business.name(), whole(100, 3))
     assert shop.chat(key, do, model="clock").cost == 100 * 4 + 3 * 3
+
+
+def test_an_alias_reaches_the_upstream_by_its_own_name_and_costs_its_own_price(shop: Node, business: Business) -> None:
+    """What the upstream answers is not rewritten; its own name is not on sale."""
+    key, do = business.account(200, shop), business.upstream.on(business.name(), whole(7, 3))
+    answer = shop.chat(key, do, model="nickname")
+    assert answer.status == 200 and answer.cost == 7 * 2 + 3 * 4 and answer.json()["model"] == "up"
+    assert json.loads(business.upstream.received[-1].body)["model"] == "vendor/long-name:8b"
+    assert shop.chat(key, do, model="vendor/long-name:8b").status == 400
+    assert "long-name" not in shop.call("GET", "/v1/models").body.decode()
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"data": 5}', "<html>", "[" * 50_000])
