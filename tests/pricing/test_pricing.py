@@ -186,6 +186,33 @@ def test_the_worst_case_covers_every_answer_within_its_bounds(
     assert cost_of(price, q, hold=hold, at_ms=at_ms).shortfall_msat == 0
 
 
+WHOLLY: dict[str, Quantities] = {
+    "request": Quantities(0, 0), "input": Quantities(9, 0), "output": Quantities(0, 9), "cache_read": Quantities(9, 0, 9),
+    "cache_write": Quantities(9, 0, cache_write=9), "cache_write_1h": Quantities(9, 0, cache_write=9, cache_write_1h=9),
+    "reasoning": Quantities(0, 9, reasoning=9), "input_audio": Quantities(9, 0, input_audio=9),
+    "cached_audio": Quantities(9, 0, cache_read=9, input_audio=9, cached_audio=9),
+    "input_image": Quantities(9, 0, input_image=9), "output_audio": Quantities(0, 9, output_audio=9),
+    "output_image": Quantities(0, 9, output_image=9), "image_sent": Quantities(0, 0, images_sent=9),
+    "image_made": Quantities(0, 0, images_made=9), "search": Quantities(0, 0, searches=9),
+    "second": Quantities(0, 0, seconds=9), "character": Quantities(0, 0, characters=9),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("part", [f.name for f in dataclasses.fields(Tariff) if f.name != "tiers"])
+def test_each_part_that_is_dear_is_held_and_charged_as_such(part: str) -> None:
+    """Also where only a tier makes it so."""
+    flat = dict.fromkeys(("request", "input", "output", *PARTS), Decimal(1))
+    used, count = WHOLLY[part], 1 if part == "request" else 9
+    fee = 0 if part == "request" else 1
+    for tariff in (
+        Tariff(**flat | {part: Decimal(100)}),  # type: ignore[arg-type]
+        Tariff(**flat, tiers=(Tier({part: Decimal(100)}, -1),)),
+    ):
+        price = Price(tariff, Fraction(1))
+        assert cost_of(price, used).total_msat == fee + 100 * count
+        assert worst_case(price, used, minimum_msat=1) == fee + 100 * count
+
+
 # --- tiers ------------------------------------------------------------------------------------------
 
 LONG = Tariff(Decimal(0), Decimal(1), Decimal(4), tiers=(Tier({"input": Decimal(2), "output": Decimal(6)}, 200),))
