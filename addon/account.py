@@ -183,16 +183,15 @@ def _json(call: Call) -> Mapping[str, Any]:
 
 def _token(call: Call, name: str) -> Presented:
     """The token of a call: in its JSON body, in its query, or (create) where a key would stand."""
-    given = {name: value for name, value in (("body", _json(call).get(name)), ("query", call.query.get(name))) if value}
-    presented = [p.secret for p in call.credentials.candidates if p.kind is Kind.TOKEN]
-    if not given and name == "initial_balance_token" and presented:
-        given = {"header": presented[0]}
-    if any(not isinstance(value, str) or not value.strip() for value in given.values()) or not given:
+    given = [value for value in (_json(call).get(name), call.query.get(name)) if value]
+    if not given and name == "initial_balance_token":
+        given = [p.secret for p in call.credentials.candidates if p.kind is Kind.TOKEN]
+    if not given or any(not isinstance(value, str) or not value.strip() for value in given):
         raise InvalidToken(f'Send the Cashu token as JSON: {{"{name}": "cashuB…"}}.')
-    distinct = {str(value).strip() for value in given.values()}
-    if len(distinct) > 1:
-        raise InvalidParameter("The body and the query name two different tokens; neither was touched.", param=name)
-    return Presented(Kind.TOKEN, distinct.pop())
+    token, *others = {value.strip() for value in given}
+    if others:
+        raise InvalidParameter("This call names two different tokens; send one. Neither was touched.", param=name)
+    return Presented(Kind.TOKEN, token)
 
 
 def _check_refund(body: Mapping[str, Any]) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
+from addon.tokens import Proof, encode
 from tests.e2e.conftest import COST, Answer, Business, Node
+from tests.e2e.test_crashes import Client
 from tests.e2e.test_errors import REQUEST, told
 from tests.e2e.test_paying import v3
+from tests.parts.upstream import stream
 
 PREFIXES = ["/v1/wallet", "/v1/balance", "/wallet", "/balance"]
 CALLS = [
@@ -155,6 +160,9 @@ def test_a_call_that_names_no_token_or_two_takes_none(business: Business, path: 
     credential = key if path == "topup" else None
     answer = node.call("POST", f"/v1/wallet/{path}?{name}={one}", {name: two}, key=credential)
     assert told(answer, 400, REQUEST, "invalid_parameter")["param"] == name
+    if path == "create":
+        headers = [("Authorization", f"Bearer {one}"), ("x-api-key", two)]
+        told(node.call("POST", "/v1/wallet/create", {}, headers), 400, REQUEST, "invalid_parameter")
     for body in ({}, {name: None}, {name: ""}, {name: 5}, {name: [one]}, {name: {"token": one}}, {"token": one}):
         answer = node.call("POST", f"/v1/wallet/{path}", body, key=credential)
         assert name in told(answer, 400, "invalid_token", "invalid_cashu_token")["message"]
@@ -173,3 +181,61 @@ def test_a_top_up_asked_twice_is_credited_once_and_no_other_account_gets_it(busi
     answer = business.node.call("POST", "/v1/wallet/topup", {"cashu_token": token}, key=other)
     told(answer, 400, "token_already_spent", "cashu_token_already_spent")
     assert [business.node.info(k)["balance"] for k in (key, other)] == [58_000, 50_000]
+
+
+@pytest.mark.parametrize("method, path", [("POST", "/v1/wallet/create"), *((m, "/v1/balance" + p) for m, p in CALLS)])
+def test_two_headers_of_one_kind_are_refused_by_every_call(business: Business, method: str, path: str) -> None:
+    headers = [("Authorization", f"Bearer {opened(business, 2)[1]}") for _ in range(2)]
+    told(business.node.call(method, path, None, headers), 400, REQUEST, "ambiguous_credential")
+
+
+@pytest.mark.parametrize("how", ["create", "info", "topup"])
+def test_no_call_takes_a_token_of_another_mint_or_a_single_payment(business: Business, how: str) -> None:
+    node, (_, key) = business.node, opened(business, 2)
+    foreign = encode("http://127.0.0.1:9", "sat", [Proof("00" + "a" * 14, 64, "s" * 64, "02" + "11" * 32)])
+    token = business.buyer.token(5)
+    for text, headers, expected in (
+        (foreign, [], ("invalid_token", "cashu_mint_not_accepted")),
+        (encode(business.mint, "sat", []), [], ("cashu_error", "cashu_token_zero_value")),
+        (token, [("X-Cashu", token)], (REQUEST, "unsupported_parameter")),
+        (token, [("Content-Encoding", "zz")], (REQUEST, "unsupported_encoding")),
+    ):
+        if how == "info":
+            answer = node.call("GET", "/v1/wallet/info", None, headers, key=text)
+        elif how == "create":
+            answer = node.call("POST", "/v1/wallet/create", {"initial_balance_token": text}, headers)
+        else:
+            answer = node.call("POST", "/v1/wallet/topup", {"cashu_token": text}, headers, key=key)
+        told(answer, 415 if "encoding" in expected[1] else 400, *expected)
+    assert business.buyer.states(token) == {"UNSPENT"} and node.info(key)["balance"] == 2000
+
+
+@pytest.mark.parametrize("place", ["/v1/receipts", "/receipts"])
+def test_a_receipt_comes_with_the_end_of_its_request_and_to_its_owner_alone(business: Business, place: str) -> None:
+    node, (_, key), (_, other) = business.node, opened(business), opened(business)
+    name, go = business.name(), threading.Event()
+    first, *rest = stream()
+    do = business.upstream.on(name, first, go, *rest, kind="text/event-stream", chunked=True)
+    started = node.chat(key, do, stream=True, until_bytes=b"w0")
+    request_id = started.header("x-routstr-request-id")
+    told(node.call("GET", f"{place}/{request_id}", key=other), 404, "not_found", "path_not_found")
+    go.set()
+    node.settled(key)
+    receipt = node.call("GET", f"{place}/{request_id}", key=key)
+    assert receipt.status == 200 and receipt.json()["request_id"] == request_id
+    for unknown in ("x", f"{request_id}/x", f"x/{request_id}"):
+        told(node.call("GET", f"{place}/{unknown}", key=key), 404, "not_found", "path_not_found")
+    told(node.call("GET", f"{place}/{request_id}"), 402, "insufficient_quota", "payment_required")
+
+
+def test_a_receipt_that_is_asked_for_too_early_says_when(business: Business) -> None:
+    node, (_, key), name, go = business.node, opened(business), business.name(), threading.Event()
+    first, *rest = stream()
+    client = Client(node, key, business.upstream.on(name, first, go, *rest, kind="text/event-stream", chunked=True))
+    client.read_until(b"w0")
+    place = f"/v1/receipts/{client.request_id()}"
+    told(node.call("GET", place, key=key), 425, REQUEST, "payment_running")
+    go.set()
+    client.read_until(b'"remaining_balance_msats"')
+    client.leave()
+    assert node.call("GET", place, key=key).json()["end"] == "complete"
