@@ -6,6 +6,7 @@ flows. The upstream is never asked here.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -80,10 +81,10 @@ class Api:
         return replies.answer(200, self._about(), call.caller)
 
     async def _home(self, call: Call) -> http.Response:
-        return replies.answer(200, self._listed().home, call.caller)
+        return replies.answer(200, (await self._listed()).home, call.caller)
 
     async def _models(self, call: Call) -> http.Response:
-        return replies.answer(200, self._listed().models, call.caller)
+        return replies.answer(200, (await self._listed()).models, call.caller)
 
     def _about(self) -> dict[str, Any]:
         chosen = self._settings
@@ -97,12 +98,15 @@ class Api:
             "onion_url": chosen.onion_url,
         }
 
-    def _listed(self) -> _Listed:
-        """The lists of models as bytes, made once for each set of offers: they can be long."""
+    async def _listed(self) -> _Listed:
+        """The lists of models as bytes, made once for each set of offers, beside the loop: they can be long."""
         offers = self._offers()
         if self._last is None or self._last.offers is not offers:
-            data = [listing(offer, self._settings, offers.usd_per_btc) for offer in offers.by_id.values()]
-            mint = next(iter(self._settings.cashu_mints), "")
-            home = replies.to_json(self._about() | {"mint": mint, "models": data})
-            self._last = _Listed(offers, replies.to_json({"object": "list", "data": data}), home)
+            self._last = await asyncio.to_thread(self._list, offers)
         return self._last
+
+    def _list(self, offers: Offers) -> _Listed:
+        data = [listing(offer, self._settings, offers.usd_per_btc) for offer in offers.by_id.values()]
+        mint = next(iter(self._settings.cashu_mints), "")
+        home = replies.to_json(self._about() | {"mint": mint, "models": data})
+        return _Listed(offers, replies.to_json({"object": "list", "data": data}), home)

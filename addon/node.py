@@ -89,8 +89,8 @@ class Node:
             draining=lambda: self.draining,
         )
         for work in (
-            *(self._watch(), self.prices.learn(upstream), rates.keep_fresh(), self.health.look()),
-            housekeep(self.settings),
+            *(self._watch(), self.prices.learn(upstream), rates.keep_fresh(), self.prices.keep_priced()),
+            *(self.health.look(), housekeep(self.settings)),
         ):
             self.background.keep(work)
 

@@ -14,6 +14,7 @@ from addon.settings import Settings
 from addon.upstream import Upstream
 
 ASK_AGAIN_S: Final = 10.0
+PRICED_EVERY_S: Final = 0.5
 
 
 class PriceList:
@@ -41,11 +42,20 @@ class PriceList:
 
     @property
     def offers(self) -> Offers:
-        """What is on sale at the rate of this moment; the same object as long as nothing changed."""
-        rate = self.usd_per_btc
-        if rate is not self._offers.usd_per_btc:
-            self._offers = offers.reprice(self._offers, rate)
+        """What is on sale now, the same object as long as nothing changed. Without a rate nothing has a USD price."""
+        if self._offers.usd_per_btc is not None and self.usd_per_btc is None:
+            self._offers = offers.reprice(self._offers, None)
         return self._offers
+
+    async def keep_priced(self) -> None:
+        """Follows the rate, as long as the node lives: many models take a while, so not on the event loop."""
+        while True:
+            before, rate = self._offers, self.usd_per_btc
+            if rate is not None and rate != before.usd_per_btc:
+                priced = await asyncio.to_thread(offers.reprice, before, rate)
+                if self._offers is before:
+                    self._offers = priced
+            await asyncio.sleep(PRICED_EVERY_S)
 
     @property
     def has_rate(self) -> bool:
@@ -71,6 +81,7 @@ class PriceList:
         await self._asked.wait()
         if self._settings.model_based_pricing and self._rates is not None:
             await self._rates.first()
+            self._offers = offers.reprice(self._offers, self.usd_per_btc)
         return self.offers
 
     def _on_file(self) -> tuple[list[Model], str]:

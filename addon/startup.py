@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from typing import Any
+import sys
+from typing import Any, Final
 
 from mitmproxy import ctx
 from mitmproxy.tools.dump import DumpMaster
@@ -12,6 +13,8 @@ from mitmproxy.tools.dump import DumpMaster
 from addon import banner, safety
 from addon.node import Node
 from addon.upstream import Upstream, upstream_of
+
+SWITCH_S: Final = 0.0005
 
 
 def target(node: Node) -> Upstream:
@@ -25,7 +28,11 @@ def target(node: Node) -> Upstream:
 
 
 def settle_in() -> None:
-    """mitmdump serves: what it does not need costs every request. The other UIs are for looking."""
+    """mitmdump serves: what it does not need costs every request. The other UIs are for looking.
+
+    Work in threads (large bodies, lists of models) must give way to the event loop at once, not after 5 ms.
+    """
+    sys.setswitchinterval(SWITCH_S)
     if isinstance(ctx.master, DumpMaster):
         safety.quiet(ctx.master)
 
