@@ -85,6 +85,12 @@ class Proofs:
         found = self._select("Y = (SELECT Y FROM proofs WHERE counter IS NOT NULL LIMIT 1)", ())
         return found[0] if found else None
 
+    def any_of(self, purse: Purse, epoch: int, keyset: str) -> bool:
+        """Whether a coin of this keyset was ever derived in this epoch, and signed."""
+        where = "mint = ? AND unit = ? AND epoch = ? AND keyset = ? AND counter IS NOT NULL"
+        found = self._execute(f"SELECT 1 FROM proofs WHERE {where} LIMIT 1", (purse.mint, purse.unit, epoch, keyset))
+        return found.fetchone() is not None
+
     def add(self, proofs: Sequence[StoredProof], *, made_by: str) -> None:
         """New coins of an executed swap. A coin that is there already stays as it is (a repeated recovery)."""
         for p in proofs:

@@ -19,7 +19,10 @@ from addon.wallet.seeds import Seeds
 from addon.wallet.slots import KeyedLocks
 
 GAP: Final = 400
-"""More than all counters that can be lent and unsigned at one time: 8 rows in flight × 49 derived outputs."""
+"""More than all counters that can be lent and unsigned before the first is signed: 8 rows × 49 derived outputs.
+
+Once one of them is signed, the epoch shows that it is used, whatever else is lent (`Swaps` sets no row aside before).
+"""
 _BATCH: Final = 50
 
 log = logging.getLogger("wallet.epochs")

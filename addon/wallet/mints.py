@@ -92,11 +92,15 @@ class Facts:
 
 
 class Mint:
-    """One mint, asked politely. Its questions raise NoAnswer; `opened` raises what a client can be told."""
+    """One mint, asked politely. Its questions raise NoAnswer; `opened` raises what a client can be told.
+
+    `answered` counts its usable answers.
+    """
 
     def __init__(self, url: str, client: httpx.AsyncClient, claims: dict[str, str], clock: Callable[[], float]) -> None:
         self.url = url
         self.slots = Slots()
+        self.answered = 0
         self._client = client
         self._claims = claims
         self._clock = clock
@@ -158,6 +162,7 @@ class Mint:
             self._cool_down_s = min(2 * self._cool_down_s, MOST_COOL_DOWN_S)
             raise
         self._cool_down_s = COOL_DOWN_S
+        self.answered += 1
         return answer
 
     async def _load(self) -> Facts:

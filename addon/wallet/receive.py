@@ -31,6 +31,7 @@ from addon.ledger import InputsTaken, Journal, NewSwap, Purse, Reports, Swap
 from addon.money import is_unit, to_msat
 from addon.tokens import Proof, Token, accepted, canonical, decode
 from addon.treasury import Receive, Received
+from addon.wallet.booking import Ended
 from addon.wallet.curve import is_point, point_of
 from addon.wallet.epochs import Epochs
 from addon.wallet.mints import RELOAD_S, Facts, Mint, Mints, out_of_reach
@@ -38,7 +39,7 @@ from addon.wallet.refusals import Refusals
 from addon.wallet.seeds import NONCE_BYTES
 from addon.wallet.slots import KeyedLocks
 from addon.wallet.split import tagged
-from addon.wallet.swap import Ended, Swaps
+from addon.wallet.swap import Swaps
 from addon.wallet.verdicts import KEYSET_CODES, PENDING_CODE, Verdict
 from addon.wallet.wire import Coded, NoAnswer, RateLimited, Unreachable
 

@@ -43,13 +43,14 @@ from addon.ledger import (
 from addon.money import to_msat, whole_units
 from addon.treasury import Refunded
 from addon.wallet import ways
+from addon.wallet.booking import Booking, Ended
 from addon.wallet.coins import Coins
 from addon.wallet.epochs import Epochs
 from addon.wallet.mints import Facts, Mint, Mints
 from addon.wallet.seeds import NONCE_BYTES
 from addon.wallet.slots import KeyedLocks
 from addon.wallet.split import split
-from addon.wallet.swap import Ended, Swaps
+from addon.wallet.swap import Swaps
 from addon.wallet.ways import Way
 from addon.wallet.wire import NoAnswer, RateLimited, Unreachable
 
@@ -71,7 +72,7 @@ class Refunder:
 
     def __init__(
         self, journal: Journal, proofs: Proofs, refunds: Refunds, reports: Reports, coins: Coins, mints: Mints,
-        epochs: Epochs, swaps: Swaps, solvency: Callable[[], Sequence[Solvency]],
+        epochs: Epochs, swaps: Swaps, booking: Booking, solvency: Callable[[], Sequence[Solvency]],
     ) -> None:  # fmt: skip
         self._journal = journal
         self._proofs = proofs
@@ -81,6 +82,7 @@ class Refunder:
         self._mints = mints
         self._epochs = epochs
         self._swaps = swaps
+        self._booking = booking
         self._solvency = solvency
         self._accounts = KeyedLocks()
         self._paying = KeyedLocks()
@@ -263,7 +265,7 @@ class Refunder:
                 await self._lose(mint, [y for y, state in states.items() if state == "SPENT"])
                 return
             coins = [self._coins.spendable(coin) for coin in way.coins]
-            payment = self._swaps.payment(refund, way.coins, coins)
+            payment = self._booking.payment(refund, way.coins, coins)
             await patiently(lambda: self._refunds.pay(payment))
 
     async def _lose(self, mint: Mint, ys: Sequence[str]) -> None:

@@ -1,7 +1,7 @@
 """Bounded work: so many swaps in flight at a mint, so many waiting behind them, then no more.
 
-Eight rows of at most fifty outputs are also what the look for a fresh epoch counts on (`epochs.py`): no
-more counters than that are ever lent and unsigned at one time.
+Eight rows of at most fifty outputs are also what the look for a fresh epoch counts on (`epochs.py`): no more
+counters than that are lent in an epoch before the first of them is signed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ WAITING: Final = 64
 
 
 class Slots:
-    """Places for swaps whose outcome is not booked. One is given back when its row is closed, not before."""
+    """Places for swaps whose outcome is not booked. One is given back when its row is closed, or set aside."""
 
     def __init__(self, places: int = IN_FLIGHT, waiting: int = WAITING) -> None:
         self._free = places

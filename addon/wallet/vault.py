@@ -11,6 +11,7 @@ from addon.settings import Settings
 from addon.tokens import canonical
 from addon.treasury import Receive, Received, RefundAccount, Refunded, Welcome, wallet_home
 from addon.wallet import identity
+from addon.wallet.booking import Booking
 from addon.wallet.coins import Coins
 from addon.wallet.epochs import Epochs
 from addon.wallet.mints import Mints
@@ -38,10 +39,21 @@ class Vault:
             raise SettingsError(f"NSEC: the coins in {state_dir / FILE_NAME} were made with another one. Set that one.")
         reports = Reports(self._store)
         mints, epochs = Mints(new_client(), journal.keyset_mints()), Epochs(journal, seeds)
-        swaps = Swaps(journal, proofs, refunds, seeds, mints, epochs)
+        coins = Coins(seeds)
+        booking = Booking(journal, refunds, seeds, coins, epochs)
+        swaps = Swaps(journal, proofs, seeds, coins, mints, booking)
         self._receiver = Receiver(settings.cashu_mints, journal, reports, mints, epochs, swaps)
         self._refunder = Refunder(
-            journal, proofs, refunds, reports, Coins(seeds), mints, epochs, swaps, lambda: solvency(self._store.db)
+            journal,
+            proofs,
+            refunds,
+            reports,
+            coins,
+            mints,
+            epochs,
+            swaps,
+            booking,
+            lambda: solvency(self._store.db),
         )
         self._recovery = Recovery(accepted, journal, refunds, mints, epochs, swaps, self._refunder)
         self._recovered = 0

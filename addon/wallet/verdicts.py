@@ -3,8 +3,7 @@
     state found      question to the mint     answer                                    verdict
     row just opened  POST /v1/swap            signed                                    EXECUTED
                                               not connected, 429                        REFUSED
-                                              11001, the coins a client's               SPENT
-                                              11003, 11001 for our own, no code         LOOK
+                                              11001, 11003, no code                     LOOK
                                               any other code                            REFUSED
                                               anything else                             LOOK
     row found open,  NUT-07 of the inputs,    tag signed                                EXECUTED
@@ -15,12 +14,16 @@
                                               … PENDING, others signed; no answer       LOOK
     REPEAT           POST, the same outputs   signed                                    EXECUTED
                                               a code but 11001…11004                    LOOK: was refused
+                                              no code, and every POST was answered      LOOK: was refused
                                               anything else                             LOOK
 
 Inputs are asked about first: the other way round, a swap that commits in between looks like somebody
 else's. The *tag* is the output whose secret is random: NUT-07 and NUT-09 do not say which inputs paid for
 which outputs, and an earlier life of the seed has signatures on all the others. So only a signed tag is
 credited. STALE: those signatures were met, and this request can never be executed.
+
+11001 to a first POST is looked into, too: what stands between us and the mint may have sent it twice, and
+the second was refused for what the first did.
 
 A verdict against the client that comes from looking while a POST may still be at work is believed when
 two looks in a row agree.
@@ -55,24 +58,22 @@ class Verdict(Enum):
     LOOK = "look"
 
 
-def of_first_post(answer: NoAnswer, *, own: bool) -> Verdict:
-    """What a first POST's answer means. `own`: the inputs are this node's coins."""
+def of_first_post(answer: NoAnswer) -> Verdict:
+    """What a first POST's answer means."""
     match answer:
         case Unreachable() | RateLimited():
             return Verdict.REFUSED
-        case Coded(code=code) if code == SPENT_CODE:
-            return Verdict.LOOK if own else Verdict.SPENT
-        case Coded(code=code) if code != SIGNED_CODE:
+        case Coded(code=code) if code not in (SPENT_CODE, SIGNED_CODE):
             return Verdict.REFUSED
         case _:
             return Verdict.LOOK
 
 
-def was_refused(answer: NoAnswer, *, first: bool) -> bool:
-    """Whether this POST, for itself, was certainly not executed."""
-    if first:
-        return isinstance(answer, Coded | Uncoded)
-    return isinstance(answer, Coded) and answer.code not in AMBIGUOUS_WHEN_REPEATED
+def was_refused(answer: NoAnswer, *, certain: bool) -> bool:
+    """Whether a repeated POST was certainly not executed. `certain`: none before it can still be at work."""
+    if isinstance(answer, Coded):
+        return answer.code not in AMBIGUOUS_WHEN_REPEATED
+    return certain and isinstance(answer, Uncoded)
 
 
 def of_look(states: Collection[ProofState], signed: Mapping[str, object], *, tag: str, refused: bool) -> Verdict:

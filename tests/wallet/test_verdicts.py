@@ -10,22 +10,21 @@ from addon.wallet.verdicts import Verdict, of_first_post, of_look, was_refused
 from addon.wallet.wire import Coded, NoAnswer, RateLimited, Uncoded, Unknown, Unreachable
 
 FIRST = [
-    (Unreachable(), False, Verdict.REFUSED),
-    (RateLimited(), False, Verdict.REFUSED),
-    (Coded(11001), False, Verdict.SPENT),
-    (Coded(11001), True, Verdict.LOOK),
-    (Coded(11003), False, Verdict.LOOK),
-    (Coded(11002), False, Verdict.REFUSED),
-    (Coded(12002), False, Verdict.REFUSED),
-    (Coded(10001), False, Verdict.REFUSED),
-    (Uncoded(), False, Verdict.LOOK),
-    (Unknown(), False, Verdict.LOOK),
+    (Unreachable(), Verdict.REFUSED),
+    (RateLimited(), Verdict.REFUSED),
+    (Coded(11001), Verdict.LOOK),
+    (Coded(11003), Verdict.LOOK),
+    (Coded(11002), Verdict.REFUSED),
+    (Coded(12002), Verdict.REFUSED),
+    (Coded(10001), Verdict.REFUSED),
+    (Uncoded(), Verdict.LOOK),
+    (Unknown(), Verdict.LOOK),
 ]
 
 
-@pytest.mark.parametrize(("answer", "own", "verdict"), FIRST)
-def test_a_first_post(answer: NoAnswer, own: bool, verdict: Verdict) -> None:
-    assert of_first_post(answer, own=own) is verdict
+@pytest.mark.parametrize(("answer", "verdict"), FIRST)
+def test_a_first_post(answer: NoAnswer, verdict: Verdict) -> None:
+    assert of_first_post(answer) is verdict
 
 
 LOOKS = [
@@ -59,13 +58,14 @@ def test_nothing_is_credited_whose_tag_is_unsigned(states: set[str], signed: set
     assert verdict is not Verdict.EXECUTED
 
 
+@pytest.mark.parametrize("certain", [True, False])
 @pytest.mark.parametrize("code", [11001, 11002, 11003, 11004])
-def test_a_repeated_post_refused_for_what_it_did_itself_is_no_refusal(code: int) -> None:
-    assert not was_refused(Coded(code), first=False)
-    assert was_refused(Coded(code), first=True)
+def test_a_repeated_post_refused_for_what_it_did_itself_is_no_refusal(code: int, certain: bool) -> None:
+    assert not was_refused(Coded(code), certain=certain)
 
 
 @pytest.mark.parametrize("answer", [Uncoded(), Unknown(), Unreachable(), RateLimited()])
-def test_only_a_code_refuses_a_repeated_post(answer: NoAnswer) -> None:
-    assert not was_refused(answer, first=False)
-    assert was_refused(Coded(10001), first=False)
+def test_only_a_code_refuses_a_post_while_another_may_be_at_work(answer: NoAnswer) -> None:
+    assert not was_refused(answer, certain=False)
+    assert was_refused(Coded(10001), certain=False)
+    assert was_refused(answer, certain=True) is isinstance(answer, Uncoded)
