@@ -88,7 +88,7 @@ def _tokens(paid: PaidRequest, metered: Metered | None, end: End) -> tuple[Quant
     if not metered.readable:
         return Quantities(paid.input_bound, paid.output_bound), "reserved"
     if usage is not None and usage.input is not None and usage.output is not None and not metered.suspect:
-        return _quantities(usage, usage.input, usage.output), metered.source
+        return _quantities(paid, usage, usage.input, usage.output), metered.source
     if usage is None and not metered.delivered_bytes and end != "client_left":
         return None, "none"
     told = usage or Usage(None, None)
@@ -96,10 +96,11 @@ def _tokens(paid: PaidRequest, metered: Metered | None, end: End) -> tuple[Quant
     if told.output is None or metered.suspect:
         made = max(made, _output_counted(paid, metered))
     given = _input_counted(paid) if told.input is None else told.input
-    return _quantities(told, given, made), "suspect" if metered.suspect else "counted" if usage is None else "partial"
+    rung = "suspect" if metered.suspect else "counted" if usage is None else "partial"
+    return _quantities(paid, told, given, made), rung
 
 
-def _quantities(usage: Usage, given: int, made: int) -> Quantities:
+def _quantities(paid: PaidRequest, usage: Usage, given: int, made: int) -> Quantities:
     return Quantities(
         given,
         made,
@@ -111,6 +112,7 @@ def _quantities(usage: Usage, given: int, made: int) -> Quantities:
         input_image=usage.input_image,
         output_audio=usage.output_audio,
         output_image=usage.output_image,
+        images_sent=paid.unseen.images,
         searches=usage.searches,
     )
 

@@ -30,6 +30,8 @@ class Order:
     bounds: Bounds
     unseen: Unseen
     """What the body's own bytes do not bound: images, audio, files."""
+    input_bytes: int
+    """Of what the model reads: the body, unless its family reads parts of it several times."""
     dropped: tuple[str, ...]
     is_whole: bool
     """Whether `body` holds every field of `raw`: none was dropped, none was null."""
@@ -40,7 +42,7 @@ class Order:
 
     @property
     def stream(self) -> bool:
-        return self.body.get("stream") is True
+        return self.body.get("stream", self.family.streams) is True
 
     @property
     def hide_usage(self) -> bool:
@@ -73,18 +75,19 @@ def read(family: Family, raw: bytes, offers: Offers, settings: Settings) -> Orde
         raise ModelNotFound("The body must name a model; GET /v1/models lists those on sale.")
     offer = offers.find(model)
     body, dropped = admitted(parsed, family.fields, family.caps, settings.unknown_fields)
-    cap = asked_cap(body, family.caps)
+    cap = asked_cap(_cap_place(body, family), family.caps)
     unseen = unseen_of(body)
+    extent = family.extent_of(body, len(raw))
     bounds = bounds_of(
         offer.model,
         cap,
-        body_bytes=len(raw),
+        body_bytes=extent.input_bytes,
         has_output=family.has_output,
         unseen_input=bool(unseen),
         self_bounded=offer.self_bounded,
         default_context=settings.default_context_length,
         min_output=settings.min_output_tokens,
-        counted=Quantities(0, 0, images_sent=unseen.images),
+        counted=Quantities(0, 0, images_sent=unseen.images, searches=extent.searches),
     )
     return Order(
         family=family,
@@ -94,8 +97,9 @@ def read(family: Family, raw: bytes, offers: Offers, settings: Settings) -> Orde
         cap=cap,
         bounds=bounds,
         unseen=unseen,
+        input_bytes=extent.input_bytes,
         dropped=dropped,
-        is_whole=len(body) == len(parsed),
+        is_whole=body == parsed,
         minimum_msat=settings.min_request_msat,
         min_output=settings.min_output_tokens,
         usd_per_btc=offers.usd_per_btc,
@@ -134,9 +138,17 @@ def _write_cap(body: dict[str, Any], order: Order, output_tokens: int) -> None:
         return
     named = order.cap.fields
     name = named[0] if len(named) == 1 and named[0] in order.family.own_caps else order.family.caps[0]
-    for alias in order.cap.fields:
-        body.pop(alias, None)
-    body[name] = output_tokens
+    place = {k: v for k, v in _cap_place(body, order.family).items() if k not in named} | {name: output_tokens}
+    if order.family.cap_inside is None:
+        body.clear()
+        body.update(place)
+    else:
+        body[order.family.cap_inside] = place
+
+
+def _cap_place(body: Mapping[str, Any], family: Family) -> Mapping[str, Any]:
+    """Where a family's output cap stands: the body, or a field of it."""
+    return body if family.cap_inside is None else body.get(family.cap_inside, {})
 
 
 def smallest(offer: Offer, settings: Settings) -> int:

@@ -50,7 +50,10 @@ class Upstream:
         return f"{self.scheme}://{self.authority}{self.prefix}"
 
     def path(self, family_path: str) -> str:
-        """The upstream's path of a call: `/v1/chat/completions`, or below the API's own prefix."""
+        """The upstream's path of a call: `/v1/chat/completions`, or below the API's own prefix; `/api/chat` stands
+        beside it."""
+        if not family_path.startswith("/v1/"):
+            return self.prefix.removesuffix("/v1") + family_path
         return self.prefix + family_path.removeprefix("/v1")
 
 

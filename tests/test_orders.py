@@ -86,7 +86,41 @@ def test_every_family_is_capped_by_the_name_it_knows(
     assert sent(ask, path=path) == ask | {usual: 256}
 
 
+def test_ollamas_cap_and_switches_stand_inside_its_options() -> None:
+    path = "/api/chat"
+    assert sent(ASK, path=path)["options"] == {"num_predict": 256}
+    body = sent(ASK | {"options": {"num_predict": 9999, "seed": 1, "num_ctx": 10**6}, "keep_alive": -1}, path=path)
+    assert body == ASK | {"options": {"num_predict": 256, "seed": 1}}
+    assert order(ASK | {"options": {"num_ctx": 10**6}}, path).dropped == ("options.num_ctx",)
+    raw = json.dumps(ASK | {"options": {"num_predict": 5}}).encode()
+    made = order(raw, path)
+    assert orders.sent_body(made, made.fit(10**9)) == raw
+    for endless in (-1, -2, 0, 2.5, "5", True):
+        with pytest.raises(InvalidParameter):
+            order(ASK | {"options": {"num_predict": endless}}, path)
+    with pytest.raises(InvalidParameter):
+        order(ASK | {"options": "x"}, path)
+
+
+def test_ollama_streams_unless_told_not_to() -> None:
+    assert order(ASK, "/api/chat").stream and order(ASK | {"stream": None}, "/api/chat").stream
+    assert not order(ASK | {"stream": False}, "/api/chat").stream
+    assert not order(ASK).stream
+
+
+@given(
+    query=st.text(max_size=60), documents=st.lists(st.text(max_size=60) | st.fixed_dictionaries({"text": st.text()}))
+)
+def test_a_reranker_is_held_for_the_query_with_every_document(query: str, documents: list[Any]) -> None:
+    held = order({"model": "small", "query": query, "documents": documents}, "/v1/rerank").bounds
+    texts = [d if isinstance(d, str) else d["text"] for d in documents]
+    assert held.input_tokens >= sum(len((query + text).encode()) for text in texts)
+    assert held.counted.searches >= -(-len(documents) // 100)
+
+
 REFUSED = (
+    ("/v1/rerank", {"query": "x", "documents": [{"image": "http://x/y.png"}]}),
+    ("/api/embed", {"input": [{"image": "AA"}]}),
     ("/v1/messages", {"tools": [{"type": "web_search_20250305", "name": "web_search"}]}),
     ("/v1/messages", {"speed": "fast"}),
     ("/v1/messages", {"service_tier": "priority"}),

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Final
 
-from addon.metering.figures import Asked, Course, Figures, Source, scanned
+from addon.metering.figures import Asked, Course, Figures, OpenAiReader, Source, scanned
 from addon.metering.usage import (
     TOKEN_NAMES,
     Usage,
@@ -147,3 +147,15 @@ class OllamaReader:
 
     def figures(self, *, ended: bool) -> Figures:
         return self._found
+
+
+class RerankReader(OpenAiReader):
+    """Scores: tokens as a chat names them (Jina, vLLM, llama.cpp), or searches (Cohere: `meta.billed_units`)."""
+
+    def read(self, payload: Mapping[str, Any], course: Course) -> None:
+        super().read(payload, course)
+        meta = payload.get("meta")
+        billed = meta.get("billed_units") if isinstance(meta, dict) else None
+        told = read_counts(billed, ("search_units",))
+        if told is not None and told["search_units"] and isinstance(billed, dict):
+            self.keep_final(Usage(0, 0, searches=told["search_units"]), billed)

@@ -2,24 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
-from addon.metering.dialects import AnthropicReader, ResponsesReader
+from addon.metering.dialects import AnthropicReader, OllamaReader, RerankReader, ResponsesReader
 from addon.metering.fields import (
     CHAT_FIELDS,
     COMPLETION_FIELDS,
     EMBEDDING_FIELDS,
     MESSAGE_FIELDS,
+    OLLAMA_CHAT_FIELDS,
+    OLLAMA_EMBED_FIELDS,
+    OLLAMA_GENERATE_FIELDS,
+    RERANK_FIELDS,
     RESPONSE_FIELDS,
     Fields,
 )
 from addon.metering.figures import OpenAiReader, ReaderMaker
 from addon.metering.receipts import Receipt, chunk, numbered, ping
-from addon.metering.texts import Texts, chat_texts, message_texts, no_texts, response_texts
+from addon.metering.texts import USAGE, Texts, chat_texts, message_texts, no_texts, ollama_texts, response_texts
 
 CAPS: Final = ("max_tokens", "max_completion_tokens", "max_output_tokens", "max_new_tokens", "n_predict")
 """Every name by which some server takes an output cap."""
+
+PAIR_BYTES: Final = 64
+"""What a reranker's template adds to each document."""
+SEARCH_DOCUMENTS: Final = 100
+SEARCH_PART_BYTES: Final = 500
+"""Of a document: a part has five hundred tokens, none shorter than a byte."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How much a request is: bytes of text that the model reads, and searches that are counted, at most."""
+
+    input_bytes: int
+    searches: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +49,10 @@ class Family:
     output cap, the usual one first; empty where nothing is generated. `own_caps`: those that the family's API
     has itself, which every server obeys. `asks_usage`: a stream reports usage only when
     `stream_options.include_usage` is set. `fields`: what of a body may pass. `reader` and `texts`: how figures
-    and text are read out of an answer. `receipt`: what may follow a stream's end; None: nothing.
+    and text are read out of an answer. `receipt`: what may follow a stream's end; None: nothing. `word`: stands
+    in every event that has figures. `cap_inside`: the field that holds the cap; None: the body. `streams`:
+    whether an answer is streamed where the body does not say. `extent`: how much a request is, where
+    its input is not its body, read once.
     """
 
     name: str
@@ -41,16 +63,34 @@ class Family:
     fields: Fields
     reader: ReaderMaker
     texts: Texts
-    receipt: Receipt | None
+    receipt: Receipt | None = None
+    word: bytes = USAGE
+    cap_inside: str | None = None
+    streams: bool = False
+    extent: Callable[[Mapping[str, Any]], Extent] | None = None
 
     @property
     def has_output(self) -> bool:
         """Whether the answer is generated token by token, so that a cap bounds it."""
         return bool(self.caps)
 
+    def extent_of(self, body: Mapping[str, Any], body_bytes: int) -> Extent:
+        """How much a request is whose body, with the fields that pass, came in so many bytes."""
+        return Extent(body_bytes) if self.extent is None else self.extent(body)
+
     @property
     def path(self) -> str:
         return self.paths[0]
+
+
+def _pairs(body: Mapping[str, Any]) -> Extent:
+    """A reranker reads the query once more with each document. Cohere counts a hundred documents as one search, and
+    a long one as several."""
+    documents = [d["text"] if isinstance(d, dict) else d for d in body.get("documents", ())]
+    query = len(str(body.get("query", "")).encode("utf-8", "replace"))
+    pairs = [query + len(d.encode("utf-8", "replace")) + PAIR_BYTES for d in documents]
+    parts = sum(1 + pair // SEARCH_PART_BYTES for pair in pairs)
+    return Extent(sum(pairs), -(-parts // SEARCH_DOCUMENTS))
 
 
 def _usual_first(name: str) -> tuple[str, ...]:
@@ -89,7 +129,6 @@ FAMILIES: Final = (
         fields=EMBEDDING_FIELDS,
         reader=OpenAiReader,
         texts=no_texts,
-        receipt=None,
     ),
     Family(
         name="messages",
@@ -112,6 +151,53 @@ FAMILIES: Final = (
         reader=ResponsesReader,
         texts=response_texts,
         receipt=numbered,
+    ),
+    Family(
+        name="rerank",
+        paths=("/v1/rerank", "/rerank"),
+        caps=(),
+        own_caps=(),
+        asks_usage=False,
+        fields=RERANK_FIELDS,
+        reader=RerankReader,
+        texts=no_texts,
+        extent=_pairs,
+    ),
+    Family(
+        name="ollama chat",
+        paths=("/api/chat",),
+        caps=("num_predict",),
+        own_caps=("num_predict",),
+        asks_usage=False,
+        fields=OLLAMA_CHAT_FIELDS,
+        reader=OllamaReader,
+        texts=ollama_texts,
+        word=b"true",  # `done`, with or without a space before it
+        cap_inside="options",
+        streams=True,
+    ),
+    Family(
+        name="ollama generate",
+        paths=("/api/generate",),
+        caps=("num_predict",),
+        own_caps=("num_predict",),
+        asks_usage=False,
+        fields=OLLAMA_GENERATE_FIELDS,
+        reader=OllamaReader,
+        texts=ollama_texts,
+        word=b"true",
+        cap_inside="options",
+        streams=True,
+    ),
+    Family(
+        name="ollama embed",
+        paths=("/api/embed",),
+        caps=(),
+        own_caps=(),
+        asks_usage=False,
+        fields=OLLAMA_EMBED_FIELDS,
+        reader=OllamaReader,
+        texts=no_texts,
     ),
 )
 _BY_PATH: Final = {path: family for family in FAMILIES for path in family.paths}

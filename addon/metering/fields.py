@@ -7,7 +7,7 @@ another name, a longer context, a second answer, state that somebody else pays f
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from addon.errors import InvalidParameter, UnsupportedParameter
@@ -79,10 +79,11 @@ MULTIPLIERS: Final[Mapping[str, Callable[[object], bool]]] = {
 @dataclass(frozen=True, slots=True)
 class Fields:
     """The fields of a family's bodies: those that are `known` to be harmless, those of which only some values
-    are."""
+    are. `inner`: those of a field that holds others, the output cap among them (Ollama: `options`)."""
 
     known: frozenset[str]
     limits: Mapping[str, Callable[[object], bool]]
+    inner: Mapping[str, Fields] = field(default_factory=dict)
 
 
 CHAT_FIELDS: Final = Fields(
@@ -135,6 +136,48 @@ RESPONSE_FIELDS: Final = Fields(
 )
 
 
+_OLLAMA_OPTIONS: Final = Fields(
+    frozenset(
+        (
+            *("temperature", "top_k", "top_p", "min_p", "typical_p", "seed", "stop", "repeat_last_n", "repeat_penalty"),
+            *("presence_penalty", "frequency_penalty", "mirostat", "mirostat_eta", "mirostat_tau", "tfs_z"),
+        )
+    ),
+    {},
+)
+OLLAMA_CHAT_FIELDS: Final = Fields(
+    frozenset(("model", "messages", "tools", "format", "options", "stream", "think")),
+    MULTIPLIERS,
+    {"options": _OLLAMA_OPTIONS},
+)
+OLLAMA_GENERATE_FIELDS: Final = Fields(
+    frozenset(
+        (
+            *("model", "prompt", "suffix", "images", "system", "context", "raw", "format", "options", "stream"),
+            "think",
+        )
+    ),
+    MULTIPLIERS,
+    {"options": _OLLAMA_OPTIONS},
+)
+OLLAMA_EMBED_FIELDS: Final = Fields(
+    frozenset(("model", "input", "truncate", "dimensions")), {**MULTIPLIERS, "input": _texts}
+)
+
+
+def _documents(value: object) -> bool:
+    """Texts, bare or as an object's `text`."""
+    return isinstance(value, list) and all(
+        isinstance(d, str) or (isinstance(d, dict) and set(d) == {"text"} and isinstance(d["text"], str)) for d in value
+    )
+
+
+RERANK_FIELDS: Final = Fields(
+    frozenset(("model", "query", "documents", "top_n", "return_documents", "max_tokens_per_doc")),
+    {**MULTIPLIERS, "query": lambda value: isinstance(value, str), "documents": _documents},
+)
+
+
 def admitted(
     body: Mapping[str, Any], fields: Fields, caps: tuple[str, ...], unknown: Unknown
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -142,6 +185,21 @@ def admitted(
 
     Raises UnsupportedParameter for what multiplies the price, InvalidParameter for what cannot be right.
     """
+    kept, dropped = _pass(body, fields, () if fields.inner else caps, unknown)
+    for name, inner in fields.inner.items():
+        if name not in kept:
+            continue
+        if not isinstance(kept[name], dict):
+            raise InvalidParameter(f"{name} must be an object.", param=name)
+        kept[name], more = _pass(kept[name], inner, caps, unknown)
+        dropped += [f"{name}.{field}" for field in more]
+    _check_stream(kept)
+    return kept, tuple(dropped)
+
+
+def _pass(
+    body: Mapping[str, Any], fields: Fields, caps: tuple[str, ...], unknown: Unknown
+) -> tuple[dict[str, Any], list[str]]:
     kept: dict[str, Any] = {}
     dropped: list[str] = []
     for name, value in body.items():
@@ -159,8 +217,7 @@ def admitted(
             raise UnsupportedParameter(f"{name[:64]} is not offered here. Leave it out.", param=name[:64])
         else:
             dropped.append(name)
-    _check_stream(kept)
-    return kept, tuple(dropped)
+    return kept, dropped
 
 
 def _imitates(name: str, fields: Fields, caps: tuple[str, ...]) -> bool:

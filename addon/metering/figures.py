@@ -134,14 +134,18 @@ class OpenAiReader:
             return Figures(self._timings[0], "timings", self._timings[1], suspect)
         return Figures(None, "missing", None)
 
+    def keep_final(self, usage: Usage, raw: Mapping[str, Any]) -> None:
+        """Takes figures that are a whole answer's."""
+        self._final_count += 1
+        self._finals.append((usage, raw))
+        del self._finals[: -self._asked.answers]
+
     def _keep(self, usage: Usage, raw: Mapping[str, Any], *, final: bool, choice: int) -> None:
         if not final:
             if choice in self._running or len(self._running) < self._asked.answers:
                 self._running[choice] = usage, raw
             return
-        self._final_count += 1
-        self._finals.append((usage, raw))
-        del self._finals[: -self._asked.answers]
+        self.keep_final(usage, raw)
 
 
 def objects(value: object) -> list[Mapping[str, Any]]:

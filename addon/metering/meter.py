@@ -70,7 +70,7 @@ class Meter:
         self._open_end = b""
         self._passed = 0
         self._between = False  # nothing incomplete waits, of an event stream that is not encoded
-        self._text = TextCount(family.texts)
+        self._text = TextCount(family.texts, family.word)
         self._course = Course()
         self._reader = family.reader(asked or Asked(), has_output=family.has_output)
         self._has_output = family.has_output

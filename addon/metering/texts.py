@@ -18,14 +18,14 @@ Texts = Callable[[Mapping[str, Any]], Iterable[tuple[str, str]]]
 ENVELOPE: Final = 256
 """Bytes that an event has around its text, where none has been read yet."""
 USAGE: Final = b'"usage"'
-_NO_USAGE: Final = b'"usage":null'
 
 
 class TextCount:
     """How much text was generated. Most events have theirs under one key: it is found there without parsing."""
 
-    def __init__(self, texts: Texts) -> None:
+    def __init__(self, texts: Texts, word: bytes = USAGE) -> None:
         self._texts = texts
+        self._word, self._nothing = word, word + b":null"
         self._mark = b""
         self._find: Callable[[bytes], re.Match[bytes] | None] | None = None
         self._envelope: int | None = None
@@ -43,8 +43,9 @@ class TextCount:
         """
         if self._find is None:
             return 0
-        usage = raw.find(USAGE)
-        if usage >= 0 and (not raw.startswith(_NO_USAGE, usage) or raw.find(USAGE, usage + 1) >= 0):
+        word = self._word
+        at = raw.find(word)
+        if at >= 0 and (not raw.startswith(self._nothing, at) or raw.find(word, at + 1) >= 0):
             return 0
         match = self._find(raw)
         return 0 if match is None else match.end() - match.start() - len(self._mark) - 1

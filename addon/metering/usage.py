@@ -72,7 +72,7 @@ def read_openai(reported: object, *, has_output: bool, names: Names = CHAT_NAMES
         return None
     given, made = usage.input, usage.output
     if not has_output:
-        usage = dataclasses.replace(usage, output=0)
+        usage = dataclasses.replace(usage, input=total if given is None else given, output=0)
     elif total is not None and given is not None and (unnamed := total - given - (made or 0)) > 0:
         usage = dataclasses.replace(usage, output=total - given, reasoning=usage.reasoning or unnamed)
     return bounded(usage) if usage.input or usage.output else None
