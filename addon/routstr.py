@@ -315,6 +315,11 @@ class Routstr:
         response = replies.error(failure, caller, extra=extra)
         await self._answer(flow, arrived, response, secret=token is not None, now=now)
 
+    def _stranger(self, flow: http.HTTPFlow) -> Caller:
+        """Who asked, where nothing else is known of the request: a page must be able to read its error, too."""
+        parts = None if self._node is None else self._node.parts
+        return Caller(flow.id, () if parts is None else parts.cors.headers(flow.request.headers.get("origin")))
+
     async def broke(self, flow: http.HTTPFlow, hook: str, error: BaseException) -> None:
         """A bug of ours. Logged by its type and place, for its words could hold a secret."""
         logger.warning("routstr: %s in %s; answered 503", place(error), hook)
@@ -323,7 +328,7 @@ class Routstr:
         if node is not None and payment is not None:
             await node.payments.close(payment, "upstream_failed")
         failure = InternalError("Something went wrong inside this node; nothing was charged. Try again in a moment.")
-        response = replies.error(failure, Caller(flow.id, ()) if payment is None else payment.caller)
+        response = replies.error(failure, self._stranger(flow) if payment is None else payment.caller)
         if hook in ("requestheaders", "request") or (hook == "response" and flow.response and not flow.response.stream):
             flow.response = response
         elif hook == "responseheaders":

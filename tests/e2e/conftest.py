@@ -127,7 +127,7 @@ class Node:
             if data is not None:
                 connection.putheader("Content-Length", str(len(data)))
             connection.endheaders(data)
-            return _read(connection.getresponse(), until_bytes)
+            return read(connection.getresponse(), until_bytes)
         finally:
             connection.close()
 
@@ -152,7 +152,7 @@ class Node:
         return found
 
 
-def _read(response: http.client.HTTPResponse, until_bytes: bytes | None) -> Answer:
+def read(response: http.client.HTTPResponse, until_bytes: bytes | None = None) -> Answer:
     body = b""
     try:
         while piece := response.read1(65536):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from addon.replies import STATUSES
 from addon.tokens import Proof, encode
 from scripts import realparts
 from scripts.payer import Payer
@@ -302,6 +305,12 @@ def _present(business: Business, token: str, where: str) -> Answer:
     if where == "bearer":
         return business.node.chat(token)
     return business.node.call("POST", "/v1/wallet/topup", {"cashu_token": token}, key=business.account(5))
+
+
+def test_every_error_that_can_be_told_is_provoked_through_the_envelope() -> None:
+    texts = [path.read_text("utf-8") for path in Path(__file__).parent.glob("test_*.py")]
+    provoked = {code for text in texts if "told(" in text for code in re.findall(r'"([a-z_]+)"', text)}
+    assert {failure.code for failure in STATUSES} <= provoked
 
 
 def raw(node: Node, data: bytes, limit_s: float = 5) -> bytes:

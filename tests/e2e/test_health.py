@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import Business, Node
+from tests.e2e.conftest import Business, Node, read
+from tests.e2e.test_errors import told
 from tests.parts.upstream import Upstream, chunk, stream, until
 
 READY = {"ready": True, "ledger": True, "wallet": True, "upstream": True, "rate": True, "draining": False}
@@ -83,6 +84,8 @@ def test_a_node_that_drains_says_so(own: Callable[..., Node], business: Business
         probe(line)
         os.kill(node.part.pid, signal.SIGTERM)
         until(lambda: probe(line) == (503, True), "it drains")
+        line.request("GET", "/v1/models")
+        told(read(line.getresponse()), 503, "api_error", "overloaded")
         go_on.set()
         assert answer.result(20).status == 200
     until(lambda: node.part.returncode is not None, "its end")
