@@ -26,6 +26,10 @@ Purpose = Literal["key", "topup", "single", "refund", "consolidate"]
 State = Literal["sent", "done", "refused", "failed"]
 Event = Literal["retried", "executed", "refused", "spent"]
 
+FORGET_AT_ONCE: Final = 200
+MOST_SPELLINGS: Final = 16
+"""Of one token, each a credential: the same coins can be written in endless ways."""
+
 SWAP_STATES: Final[Mapping[State, Mapping[Event, State]]] = {
     "sent": {"executed": "done", "refused": "refused", "spent": "failed"},
     "refused": {"retried": "sent"},  # the coins are still the client's: the same token may try again
@@ -169,10 +173,22 @@ class Journal:
                 self._return(swap)
         return True
 
-    def forget_refused(self, *, before: int) -> None:
-        """Rows that were refused before this time (unix seconds): nothing depends on them."""
+    def forget_closed(self, *, before: int, most: int) -> bool:
+        """Drops rows that were refused or failed before this time (unix seconds), or are not the `most` newest.
+
+        Nothing depends on them: a mint says of a spent token again what it said before. A bounded number at
+        once; True: there may be more.
+        """
+        closed = "FROM swaps WHERE state IN ('refused', 'failed')"
+        row = self._execute(f"SELECT closed_at {closed} ORDER BY closed_at DESC LIMIT 1 OFFSET ?", (most,)).fetchone()
+        before = before if row is None else max(before, row[0] + 1)
         with self._store.transaction():
-            self._execute("DELETE FROM swaps WHERE state = 'refused' AND closed_at < ?", (before,))
+            oldest = f"SELECT id {closed} AND closed_at < ? ORDER BY closed_at LIMIT ?"
+            ids = self._execute(oldest, (before, FORGET_AT_ONCE)).fetchall()
+            for row in ids:
+                self._execute("DELETE FROM swap_inputs WHERE swap = ?", row)
+                self._execute("DELETE FROM swaps WHERE id = ?", row)
+        return len(ids) == FORGET_AT_ONCE
 
     def lose(self, ys: Sequence[str]) -> None:
         """Own coins that the mint holds spent, though no swap or refund here spent them."""
@@ -185,13 +201,16 @@ class Journal:
         return {keyset: mint for keyset, mint, _ in rows}
 
     def still_opened_by_token(self, account: str, token_hash: str) -> bool:
-        """Whether a token still is a credential of its account; if so, this spelling of it is one, too."""
+        """Whether a token still is a credential of its account; if so, this spelling of it is one, too.
+
+        Unless it was spelt in too many ways already.
+        """
         with self._store.transaction():
             self._execute(
-                "INSERT INTO credentials (hash, account, kind) SELECT ?1, ?2, 'token' WHERE EXISTS (SELECT 1 "
-                "FROM credentials WHERE account = ?2 AND kind = 'token' AND retired_at IS NULL) "
+                "INSERT INTO credentials (hash, account, kind) SELECT ?1, ?2, 'token' WHERE (SELECT COUNT(*) "
+                "FROM credentials WHERE account = ?2 AND kind = 'token' AND retired_at IS NULL) BETWEEN 1 AND ?3 - 1 "
                 "ON CONFLICT (hash) DO NOTHING",
-                (token_hash, account),
+                (token_hash, account, MOST_SPELLINGS),
             )
         row = self._execute(
             "SELECT 1 FROM credentials WHERE hash = ? AND account = ? AND retired_at IS NULL",

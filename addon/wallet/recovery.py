@@ -1,18 +1,20 @@
 """What a start has to drive on: every open swap and refund, each on its own, so that one mint stops no other.
 
 It also asks each accepted mint for its keysets and finds the epoch to begin in, so that the first token
-need not wait for that. None of it delays the wallet's end: all of it goes on at the next start.
+need not wait for that. None of it delays the wallet's end: all of it goes on at the next start. And it keeps
+what strangers can add to the ledger for nothing, rows of worthless tokens, from growing.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
-from addon.errors import Failure, place
+from addon.errors import Failure, LedgerBusy, place
 from addon.ledger import Journal, Purse, Refund, Refunds
 from addon.money import MSAT_PER_UNIT
 from addon.wallet.epochs import Epochs
@@ -21,8 +23,10 @@ from addon.wallet.refund import Refunder
 from addon.wallet.swap import Swaps, pauses
 from addon.wallet.wire import NoAnswer
 
-KEEP_REFUSED_S: Final = 86_400
-"""Strangers can make rows that a mint refuses: they are kept a day, to be looked at."""
+KEEP_CLOSED_S: Final = 86_400
+MOST_CLOSED: Final = 2000
+"""Strangers can make rows of tokens that are spent or refused: the newest are kept a day, to be looked at."""
+TIDY_EVERY_S: Final = 60.0
 
 log = logging.getLogger("wallet.recovery")
 
@@ -46,7 +50,6 @@ class Recovery:
 
     def start(self) -> int:
         """Takes up every open row at once; returns how many there are."""
-        self._journal.forget_refused(before=int(self._clock()) - KEEP_REFUSED_S)
         swaps, refunds = self._journal.open_swaps(), self._refunds.open_refunds()
         for swap in swaps:
             self._swaps.resume(swap.id)
@@ -54,6 +57,7 @@ class Recovery:
             self._spawn(self._pay(refund))
         for url in self._accepted:
             self._spawn(self._meet(url))
+        self._spawn(self._tidy())
         return len(swaps) + len(refunds)
 
     async def _pay(self, refund: Refund) -> None:
@@ -61,8 +65,9 @@ class Recovery:
             try:
                 await self._refunder.pay(refund)
                 return
-            except Failure as failure:
-                log.info("refund %s is still owed: %s", refund.id, failure.code)
+            except Exception as error:  # a full disk, say: tried again like a mint that is down
+                reason = error.code if isinstance(error, Failure) else place(error)
+                log.info("refund %s is still owed: %s", refund.id, reason)
             await asyncio.sleep(pause_s)
 
     async def _meet(self, url: str) -> None:
@@ -74,6 +79,14 @@ class Recovery:
                     await self._epochs.current(mint, Purse(url, unit))
         except (Failure, NoAnswer) as reason:
             log.warning("the mint %s is not usable yet: %s", url, reason)
+
+    async def _tidy(self) -> None:
+        while True:
+            with contextlib.suppress(LedgerBusy):
+                before = int(self._clock()) - KEEP_CLOSED_S
+                while self._journal.forget_closed(before=before, most=MOST_CLOSED):
+                    await asyncio.sleep(0)
+            await asyncio.sleep(TIDY_EVERY_S)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

@@ -133,7 +133,8 @@ class Swaps:
             try:
                 work = self._prepare(swap, run.mint)
                 ended = await (self._start(run, work) if first else self._recover(run, work, refused=False))
-                log.info("swap %s (%s): %s", swap.id[:16], swap.purpose, ended.verdict.value)
+                told = logging.DEBUG if ended.verdict in (Verdict.SPENT, Verdict.REFUSED) else logging.INFO
+                log.log(told, "swap %s (%s): %s", swap.id[:16], swap.purpose, ended.verdict.value)
                 return ended
             except Exception as error:
                 log.error("swap %s goes on later: %s", swap.id[:16], place(error))
