@@ -136,15 +136,19 @@ class Meter:
     # --- one chunk ----------------------------------------------------------------------------------
 
     def _skim(self, chunk: bytes) -> bool:
-        """Whole events, in each of which nothing but text matters: counted, all or none."""
+        """Whole events, in each of which nothing but text matters: counted, all or none. One event, of one line or
+        two, is the usual case."""
         if chunk.find(b"\r") >= 0:
             return False
-        text = self._text
-        if chunk.find(b"\n") == len(chunk) - 2:
+        text, end = self._text, len(chunk) - 2
+        line = chunk.find(b"\n")
+        if line == end or (line < end - 1 and chunk.find(b"\n", line + 1) == end):
             length = text.skim(chunk)
-            if length:
-                text.add(1, length)
-            return length > 0
+            if not length:
+                return False
+            text.deltas += 1
+            text.exact += length
+            return True
         if not chunk.endswith(b"\n\n"):
             return False
         total, events = 0, chunk[:-2].split(b"\n\n")
