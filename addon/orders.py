@@ -39,6 +39,8 @@ class Order:
     min_output: int
     usd_per_btc: Decimal | None
     """The rate of the offer's price."""
+    asks_usage: bool
+    """Whether a stream of this upstream tells its figures only when it is asked to."""
 
     @property
     def stream(self) -> bool:
@@ -48,7 +50,7 @@ class Order:
     def hide_usage(self) -> bool:
         """Whether the usage event of the stream exists only because we ask for it."""
         options = self.body.get("stream_options") or {}
-        return self.stream and self.family.asks_usage and options.get("include_usage") is not True
+        return self.stream and self.asks_usage and options.get("include_usage") is not True
 
     @property
     def least_msat(self) -> int:
@@ -103,6 +105,7 @@ def read(family: Family, raw: bytes, offers: Offers, settings: Settings) -> Orde
         minimum_msat=settings.min_request_msat,
         min_output=settings.min_output_tokens,
         usd_per_btc=offers.usd_per_btc,
+        asks_usage=family.asks_usage and settings.upstream_dialect not in _NEVER_ASKED,
     )
 
 
@@ -110,15 +113,17 @@ def sent_body(order: Order, fitted: Fitted) -> bytes:
     """The bytes that go upstream: the client's own when nothing had to change."""
     body = dict(order.body) | {"model": order.offer.model.upstream_id}
     _write_cap(body, order, fitted.output_tokens)
-    if not order.stream:
+    if not order.stream or order.asks_usage is not order.family.asks_usage:
         body.pop("stream_options", None)
-    elif order.family.asks_usage:
+    elif order.asks_usage:
         body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
         body["stream_options"] = {k: v for k, v in body["stream_options"].items() if k in _STREAM_OPTIONS}
     unchanged = order.is_whole and body == order.body
     return order.raw if unchanged else serialise(body)
 
 
+_NEVER_ASKED = ("mistral", "transformers", "llama-cpp-python")
+"""Servers that answer 4xx to `stream_options`, or know none; those that have figures tell them unasked."""
 _STREAM_OPTIONS = ("include_usage", "include_obfuscation")
 
 

@@ -309,3 +309,16 @@ def test_what_goes_up_is_never_more_than_what_is_held(caps: dict[str, Any], avai
     written = [body[cap] for cap in CAPS if cap in body]
     assert written == [fitted.output_tokens]
     assert fitted.hold_msat >= 11 + 7 * written[0] and fitted.hold_msat <= available
+
+
+@pytest.mark.parametrize("dialect", ["mistral", "transformers", "llama-cpp-python"])
+def test_an_upstream_that_refuses_to_be_asked_for_figures_is_not_asked(dialect: str) -> None:
+    streamed = ASK | {"stream": True, "stream_options": {"include_usage": True}}
+    assert "stream_options" not in sent(streamed, upstream_dialect=dialect)
+    assert not order(streamed, upstream_dialect=dialect).hide_usage
+    assert sent(ASK | {"stream": True})["stream_options"] == {"include_usage": True}
+
+
+def test_options_of_a_stream_that_needs_no_asking_pass_as_they_are() -> None:
+    asked = {"model": "small", "input": "hi", "stream": True, "stream_options": {"include_obfuscation": False}}
+    assert sent(asked, path="/v1/responses")["stream_options"] == {"include_obfuscation": False}

@@ -97,7 +97,9 @@ def _priced(stock: Stock, source: str, usd_per_btc: Decimal | None) -> Offers:
             awaiting.add(model.id)
         else:
             known = model.context_length is not None
-            bounded = stock.listed.self_bounded(model.upstream_id, context_known=known)
+            bounded = stock.listed.self_bounded(
+                model.upstream_id, context_known=known, dialect=stock.settings.upstream_dialect
+            )
             by_id[model.id] = Offer(model, price, bounded)
     million = Quantities(1_000_000, 0)
     dearest = max(by_id.values(), key=lambda o: worst_case(o.price, million, minimum_msat=0), default=None)

@@ -19,8 +19,8 @@ BUNDLED_MODELS: Final = Path(__file__).resolve().parents[2] / "models.example.js
 LIST_LIMIT_BYTES: Final = 32 << 20
 LIST_TIMEOUT_S: Final = 10.0
 _SELF_BOUNDED: Final = frozenset(("vllm", "sglang"))
-_UNBOUNDED: Final = frozenset(("llamacpp", "library", "ollama"))
-"""`owned_by` of servers that go on without end when no cap is named."""
+_UNBOUNDED: Final = frozenset(("llamacpp", "library", "ollama", "llama-cpp-python", "transformers"))
+"""`owned_by`, or the dialect, of servers that go on without end when no cap is named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +30,10 @@ class UpstreamList:
     models: Sequence[Model]
     owners: Mapping[str, str]
 
-    def self_bounded(self, upstream_id: str, *, context_known: bool) -> bool:
+    def self_bounded(self, upstream_id: str, *, context_known: bool, dialect: str) -> bool:
         """Unknown servers are trusted to stop at a context only where the operator told it."""
+        if dialect != "auto":
+            return dialect not in _UNBOUNDED
         owner = self.owners.get(upstream_id, next(iter(self.owners.values()), ""))
         return owner in _SELF_BOUNDED or (context_known and owner not in _UNBOUNDED)
 

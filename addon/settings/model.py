@@ -36,6 +36,9 @@ Seconds = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, le=86_400, all
 Interval = Annotated[float, BeforeValidator(_no_bool), Field(ge=0, le=31_536_000, allow_inf_nan=False)]
 Price = Annotated[Decimal, BeforeValidator(_no_bool), Field(ge=0, le=1_000_000, allow_inf_nan=False)]
 Fee = Annotated[Decimal, BeforeValidator(_no_bool), Field(ge=1, le=10, allow_inf_nan=False)]
+Dialect = Literal[
+    "auto", "openai", "vllm", "sglang", "llamacpp", "llama-cpp-python", "ollama", "transformers", "mistral"
+]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_list)]
 
 
@@ -53,6 +56,10 @@ class Settings(BaseSettings):
     """The API that is sold, where `--mode reverse:…` does not name it. A path (…/api/v1) is honoured."""
     upstream_api_key: SecretStr = SecretStr("")
     """The credential that is swapped in for the client's; empty for a local server that asks for none."""
+    upstream_dialect: Dialect = "auto"
+    """What kind of server it is, where that must be told: one that refuses to be asked for its figures (mistral,
+    transformers, llama-cpp-python), or whose own list of models does not say whether it ends an answer at the
+    context by itself (openai, vllm, sglang do; llamacpp, ollama do not)."""
     upstream_timeout: Seconds = 600
     """Seconds until an answer's first byte."""
     upstream_idle_timeout: Seconds = 300

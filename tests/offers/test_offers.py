@@ -241,7 +241,9 @@ async def test_the_upstreams_list_says_what_it_serves_and_what_kind_it_is() -> N
     with upstream(200, json.dumps(body).encode()) as url:
         listed = await offers.ask_upstream(url, "")
     assert listed is not None and [model.id for model in listed.models] == ["tiny", "entry 2", "b"]
-    assert listed.models[0].context_length == 4096 and not listed.self_bounded("tiny", context_known=True)
+    assert listed.models[0].context_length == 4096
+    bounded = {d: listed.self_bounded("tiny", context_known=True, dialect=d) for d in ("auto", "vllm", "ollama")}
+    assert bounded == {"auto": False, "vllm": True, "ollama": False}
 
 
 @pytest.mark.anyio
