@@ -58,7 +58,7 @@ def read_pricing(pricing: object) -> Tariff:
     parts = _parts(plain)
     if parts.get("input") is None or parts.get("output") is None:
         raise PriceError("prompt and completion must both be priced")
-    if pricing.get("discount") and _amount("discount", pricing["discount"], Decimal(1)):
+    if pricing.get("discount") and _number("discount", pricing["discount"]):
         raise PriceError("a discount is not applied here: write the prices that count")
     return Tariff(**{"request": Decimal(0)} | parts, tiers=_tiers(pricing.get("overrides")))  # type: ignore[arg-type]
 
@@ -67,27 +67,31 @@ def _parts(listed: Mapping[str, object]) -> dict[str, Decimal | None]:
     """The prices by part. A null is as if the key were absent."""
     parts: dict[str, Decimal | None] = {}
     for key, value in listed.items():
-        if key in _PER_IMAGE:
-            per_token, per_image = _PER_IMAGE[key]
-            amount = None if value is None else _amount(key, value, MAX_USD_PER_CALL)
-            by_token = amount is not None and amount < USD_PER_IMAGE_FROM
-            part = per_token if by_token else per_image
-            amount = parts.get(part) or amount  # `image_token` says the same in clearer words
-        elif key in _PER_TOKEN:
-            part, amount = _PER_TOKEN[key], None if value is None else _amount(key, value, MAX_USD_PER_TOKEN)
-        elif key in _PER_CALL:
-            part, amount = _PER_CALL[key], None if value is None else _amount(key, value, MAX_USD_PER_CALL)
-        else:
+        if key not in PRICE_KEYS:
             raise PriceError(f"the price {key[:60]!r} is not understood")
-        if amount is not None:
-            parts[part] = amount if amount or part in _ALWAYS else None
+        if value is None:
+            continue
+        amount = _amount(key, value)
+        part = _part(key, amount)
+        if key in _PER_IMAGE and parts.get(part):
+            continue  # `image_token` says the same in clearer words
+        parts[part] = amount if amount or part in _ALWAYS else None
     return parts
 
 
-def _amount(key: str, value: object, most: Decimal) -> Decimal:
+def _part(key: str, amount: Decimal) -> str:
+    if key in _PER_IMAGE:
+        per_token, per_image = _PER_IMAGE[key]
+        return per_token if amount < USD_PER_IMAGE_FROM else per_image
+    return _PER_TOKEN.get(key) or _PER_CALL[key]
+
+
+def _amount(key: str, value: object) -> Decimal:
     amount = _number(f"the price {key!r}", value)
-    if amount > most:
-        raise PriceError(f"the price {key!r} is above {most} USD: is it per million tokens?")
+    if key in _PER_TOKEN and amount > MAX_USD_PER_TOKEN:
+        raise PriceError(f"the price {key!r} is above {MAX_USD_PER_TOKEN} USD: is it per million tokens?")
+    if amount > MAX_USD_PER_CALL:
+        raise PriceError(f"the price {key!r} is above {MAX_USD_PER_CALL} USD")
     exponent = amount.as_tuple().exponent
     if isinstance(exponent, int) and exponent < -MAX_DECIMALS:
         raise PriceError(f"the price {key!r} has more than {MAX_DECIMALS} decimals")

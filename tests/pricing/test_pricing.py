@@ -19,6 +19,7 @@ from addon.pricing import (
     Bounds,
     Cap,
     Charge,
+    Fitted,
     Price,
     Quantities,
     asked_cap,
@@ -274,8 +275,21 @@ def test_a_fitted_hold_is_affordable_and_pays_for_its_own_cap(
     fitted = fit(price, b, available_msat=available, min_output=floor, minimum_msat=1)
     assert needed <= fitted.hold_msat <= available
     assert min(b.output_tokens, floor) <= fitted.output_tokens <= b.output_tokens
+    whole = worst_case(price, b.most(b.output_tokens), minimum_msat=1)
+    if whole > available and fitted.output_tokens > floor:
+        assert fitted.hold_msat <= available // 2, "a second request fits beside it"
     most = worst_case(price, b.most(fitted.output_tokens), minimum_msat=1)
     assert fitted.hold_msat == most
+
+
+def test_a_balance_that_is_short_of_the_worst_case_keeps_half_for_others() -> None:
+    """311 msat and 7 a token: 3,527 tokens fit into half of 50,000."""
+    b = Bounds(100, 10_000, must_cap=True)
+    assert fit(STATIC, b, available_msat=70_311, min_output=256, minimum_msat=1) == Fitted(70_311, 10_000)
+    assert fit(STATIC, b, available_msat=50_000, min_output=256, minimum_msat=1) == Fitted(25_000, 3_527)
+    assert fit(STATIC, b, available_msat=2_103, min_output=256, minimum_msat=1) == Fitted(2_103, 256)
+    with pytest.raises(InsufficientBalance):
+        fit(STATIC, b, available_msat=2_102, min_output=256, minimum_msat=1)
 
 
 @pytest.mark.parametrize("value", [-1, 0, -(10**9), 1e300, 2.9, "5", True, [5], {"a": 1}])
