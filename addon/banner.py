@@ -11,15 +11,16 @@ SHOWN = 3
 
 
 def lines(
-    settings: Settings, offers: Offers, *, listening: Sequence[str], upstream: str, reachable: bool, recovered: int
-) -> list[str]:
+    settings: Settings, offers: Offers, *, listening: Sequence[str], upstream: str, reachable: bool, recovered: int,
+    rate_age_s: float | None = None,
+) -> list[str]:  # fmt: skip
     """The banner. Says on which addresses plain HTTP is served, and that TLS belongs in front."""
     at = ", ".join(listening) or "nowhere"
     told = [
         f"Routstr is selling at {at} (plain HTTP: put TLS in front of it for strangers)",
         f"  upstream  {upstream} {'answers' if reachable else 'DOES NOT ANSWER YET'}",
         f"  models    {_models(offers)}",
-        f"  prices    {_prices(settings, offers)}",
+        f"  prices    {_prices(settings, offers, rate_age_s)}",
         f"  mints     {', '.join(settings.cashu_mints)}",
     ]
     told += [f"  not sold  {model}: {why}" for model, why in offers.refused[:SHOWN]]
@@ -41,11 +42,11 @@ def _models(offers: Offers) -> str:
     return f"{count} on sale ({names}) from {offers.source}{warning}"
 
 
-def _prices(settings: Settings, offers: Offers) -> str:
+def _prices(settings: Settings, offers: Offers, age_s: float | None) -> str:
     rate = offers.usd_per_btc
     if settings.model_based_pricing:
-        fixed = ", fixed by BTC_USD" if settings.btc_usd is not None else ""
-        known = "no rate of bitcoin known" if rate is None else f"1 BTC = {rate.normalize():f} USD{fixed}"
+        of = ", fixed by BTC_USD" if age_s is None else f", {age_s:.0f} s old"
+        known = "no rate of bitcoin known" if rate is None else f"1 BTC = {rate.normalize():f} USD{of}"
         return f"per model, in USD; {known}"
     return (
         f"{settings.cost_per_request} sat a request, {settings.cost_per_1k_input_tokens} / "

@@ -41,6 +41,11 @@ class PriceList:
         return None if self._rates is None else self._rates.current()
 
     @property
+    def rate_age_s(self) -> float | None:
+        """Seconds since the exchanges were asked for it; None: they are not, or said nothing yet."""
+        return None if self._rates is None else self._rates.age_s()
+
+    @property
     def offers(self) -> Offers:
         """What is on sale now, the same object as long as nothing changed. Without a rate nothing has a USD price."""
         if self._offers.usd_per_btc is not None and self.usd_per_btc is None:

@@ -48,6 +48,7 @@ async def greet(node: Node, upstream: Upstream) -> None:
         upstream=upstream.url,
         reachable=reachable,
         recovered=node.live().recovered,
+        rate_age_s=node.prices.rate_age_s,
     )
     print("\n".join(lines), flush=True)
 
