@@ -37,7 +37,8 @@ RECEIPTS: Final = ("/v1/receipts/", "/receipts/")
 TOKEN_BODY_BYTES: Final = 256 << 10
 """More than any token needs, and little enough to be read on the event loop: anybody may send it, unpaid."""
 PAGE: Final = 100
-LONGEST_PAGE: Final = 1000
+LONGEST_PAGE: Final = 200
+"""Read in less than a millisecond: anybody with a key may ask, and streams wait for it."""
 SOON: Final = 100
 """How often, 10 ms apart, a call looks again for what is moments away."""
 

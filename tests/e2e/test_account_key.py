@@ -109,7 +109,7 @@ def test_history_tells_every_movement_once_page_by_page_newest_first(business: B
     assert all(abs(t["created_at"] - time.time()) < 600 for t in transactions) and whole_history["next"] is None
     signs = {"in": 1, "out": -1, "charge": -1}
     assert sum(signs[t["type"]] * t["amount_msats"] for t in transactions) == node.info(key)["balance"]
-    for limit, sizes in ((1, [1] * 6), (2, [2, 2, 2]), (4, [4, 2]), (6, [6]), (1000, [6])):
+    for limit, sizes in ((1, [1] * 6), (2, [2, 2, 2]), (4, [4, 2]), (6, [6]), (200, [6])):
         paged = pages(node, key, limit)
         assert [len(page) for page in paged] == sizes and [t for page in paged for t in page] == transactions
 
@@ -129,7 +129,7 @@ def test_a_page_does_not_shift_when_something_happens_in_between(business: Busin
 
 def test_what_history_cannot_answer_is_named(business: Business) -> None:
     node, (_, key), (_, other) = business.node, opened(business), opened(business)
-    for limit in ("0", "-1", "1001", "x", "", "1.5", "9" * 30):
+    for limit in ("0", "-1", "201", "x", "", "1.5", "9" * 30):
         answer = node.call("GET", f"/v1/wallet/history?limit={limit}", key=key)
         assert told(answer, 400, REQUEST, "invalid_parameter")["param"] == "limit"
     foreign = node.call("GET", "/v1/wallet/history", key=other).json()["transactions"][0]["id"]
