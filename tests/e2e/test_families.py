@@ -136,3 +136,37 @@ def test_a_client_may_do_without_a_receipt(business: Business, node: Node, path:
     body = {"model": "tiny", "stream": True} | ASKED[path]
     answer = node.call("POST", path, body, key=key, headers=[("X-Routstr-Receipt", "none")])
     assert answer.status == 200 and b"cost" not in answer.body
+
+
+def test_ollamas_lines_pass_unchanged_and_its_last_one_is_charged(business: Business) -> None:
+    key, name = business.account(), business.name()
+    words = [
+        {"model": "small", "message": {"role": "assistant", "content": f"word{i}"}, "done": False} for i in range(9)
+    ]
+    last = {"model": "small", "message": {"content": ""}, "done": True, "prompt_eval_count": 26, "eval_count": 9}
+    lines = [json.dumps(line).encode() + b"\n" for line in (*words, last)]
+    do = business.upstream.on(name, *lines, kind="application/x-ndjson", chunked=True)
+    ask = {"model": "small", "messages": [{"role": "user", "content": do}], "keep_alive": -1}
+    answer = business.node.call("POST", "/api/chat", ask, key=key)
+    assert (answer.status, answer.body) == (200, b"".join(lines)), "nothing is appended"
+    (sent,) = business.upstream.seen(name)
+    assert sent.line.startswith("POST /api/chat ")
+    assert sent.json()["options"] == {"num_predict": 256} and "keep_alive" not in sent.json()
+    assert business.node.settled(key)["balance"] == 100_000 - (11 + 3 * 26 + 7 * 9)
+
+
+def test_ollamas_stream_that_ends_without_figures_is_counted(business: Business) -> None:
+    """Its guard against repeats ends a stream so, and a buyer can provoke it. (Incident 37.)"""
+    key, name = business.account(), business.name()
+    line = json.dumps({"model": "small", "message": {"content": " again"}, "done": False}).encode() + b"\n"
+    do = business.upstream.on(name, *[line] * 31, kind="application/x-ndjson", chunked=True)
+    business.node.call("POST", "/api/chat", {"model": "small", "messages": [{"content": do}]}, key=key)
+    assert 100_000 - business.node.settled(key)["balance"] > 11 + 7 * 31
+
+
+def test_a_reranker_is_charged_what_it_reports(business: Business) -> None:
+    key, name = business.account(), business.name()
+    scores = b'{"results":[{"index":0,"relevance_score":0.9}],"usage":{"total_tokens":40}}'
+    do = business.upstream.on(name, scores)
+    answer = business.node.call("POST", "/v1/rerank", {"model": "small", "query": do, "documents": ["a", "b"]}, key=key)
+    assert (answer.status, answer.body, answer.cost) == (200, scores, 11 + 3 * 40)
