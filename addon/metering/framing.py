@@ -33,13 +33,14 @@ class Event:
     """One SSE event, one line or element, or a whole document. `raw` are its bytes, its end included, or both
     ends of a long one.
 
-    `size`: how many bytes it had. `field`: `data`, or another field that carried JSON (llama.cpp: `error`).
+    `size`: how many bytes it had. `is_error`: it is named one (`event: error`), or its data stands in a field of
+    that name (llama.cpp).
     """
 
     raw: bytes
     data: bytes
-    field: str
     size: int
+    is_error: bool = False
 
     @property
     def whole(self) -> bool:
@@ -124,10 +125,10 @@ class Splitter:
         self._head, self._dropped, self._scanned = b"", 0, 0
         if size > WHOLE_LIMIT:
             raw = (head or taken[:END_KEPT]) + taken[-END_KEPT:]
-            return Event(raw, raw, "data", size)
+            return Event(raw, raw, size)
         if self.kind == "sse":
             return _event(taken)
-        return Event(taken, taken.removeprefix(_BOM).lstrip(_BETWEEN_ELEMENTS), "data", size)
+        return Event(taken, taken.removeprefix(_BOM).lstrip(_BETWEEN_ELEMENTS), size)
 
     def _shorten(self) -> None:
         cut = len(self._buffer) - END_KEPT
@@ -152,13 +153,13 @@ def _kind(begun: bytearray) -> Kind | None:
 def _event(raw: bytes) -> Event:
     """The joined data of an event, or of llama.cpp's `error:` field."""
     data: list[bytes] = []
-    failure = b""
+    failure, is_error = b"", False
     for line in _LINE_END.split(raw.removeprefix(_BOM)):
         name, _, value = line.partition(b":")
         if name == b"data":
             data.append(value.removeprefix(b" "))
         elif name == b"error":
-            failure = value
-    if failure and not data:
-        return Event(raw, failure, "error", len(raw))
-    return Event(raw, b"\n".join(data), "data", len(raw))
+            failure, is_error = value, True
+        elif name == b"event":
+            is_error |= value.strip() == b"error"
+    return Event(raw, b"\n".join(data) if data else failure, len(raw), is_error)

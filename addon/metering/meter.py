@@ -25,6 +25,8 @@ HELD_BACK_LIMIT: Final = 64 << 10
 """Bytes of an incomplete event that may wait while a usage event is expected; a longer one is not ours."""
 BELIEVED_BYTES: Final = 40
 """Bytes of text that a token can have on average: more than that, and the tokens reported are too few."""
+RULE_BYTES: Final = 256
+"""A line of dashes or of blanks can be a token by itself."""
 PIECE: Final = 64 << 10
 _NOT_ONLY_USAGE: Final = ("error", "prompt_filter_results", "citations", "search_results")
 
@@ -121,7 +123,7 @@ class Meter:
             usage=figures.usage,
             source=figures.source,
             raw_usage=figures.raw,
-            suspect=figures.suspect or (made is not None and text.exact > BELIEVED_BYTES * made),
+            suspect=figures.suspect or (made is not None and text.exact > _believable_bytes(made)),
             complete=self._course.ended,
             failed=self._course.failed,
             deltas=text.deltas,
@@ -208,8 +210,7 @@ class Meter:
         if length := self._text.skim(event.raw):
             self._text.add(1, length)
             return False
-        if event.field == "error" or b"event: error" in event.raw:
-            self._course.failed = True
+        self._course.failed |= event.is_error
         data = event.data.strip()
         if not data or data == b"[DONE]":
             self._course.ended |= bool(data)
@@ -229,6 +230,11 @@ def _object(data: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):  # what nests too deep says nothing
         return None
     return payload if isinstance(payload, dict) else None
+
+
+def _believable_bytes(made: int) -> int:
+    """How much text so many tokens can be; none at all can be none."""
+    return BELIEVED_BYTES * made + RULE_BYTES if made else 0
 
 
 def _only_usage(payload: Mapping[str, Any]) -> bool:

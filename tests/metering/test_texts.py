@@ -102,10 +102,19 @@ def test_text_that_imitates_a_stream_is_text() -> None:
 
 def test_too_few_tokens_for_the_text_are_not_believed() -> None:
     words = [chunk({"content": "word "})] * 100
+    nothing = CHUNK | {"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 0}}
+    rule = CHUNK | {"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 1}}
     liar = CHUNK | {"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 3}}
     honest = CHUNK | {"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 100}}
     assert metered(CHAT, *words, liar).suspect
     assert not metered(CHAT, *words, honest).suspect
+    assert metered(CHAT, chunk({"content": "x"}), nothing).suspect
+    assert not metered(CHAT, chunk({"content": "-" * 80}), rule).suspect
+
+
+def test_text_about_errors_is_no_error() -> None:
+    answer = metered(CHAT, chunk({"content": 'event: error\n{"error": "x"}\n'}))
+    assert not answer.failed and answer.text_bytes > 0
 
 
 def test_more_answers_than_were_asked_for_are_not_believed() -> None:
