@@ -309,8 +309,11 @@ def _unwrap(reply: Reply) -> dict[str, Any]:
 
 
 def _private_directory(path: Path) -> None:
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path.chmod(0o700)
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.chmod(0o700)
+    except OSError as error:
+        raise SettingsError(f"STATE_DIR: {path} cannot be used ({error.strerror}). Whose is it?") from None
 
 
 def _line(message: Mapping[str, Any]) -> bytes:

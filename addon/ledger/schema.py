@@ -293,12 +293,12 @@ class Store:
             store._configure(wait_ms=wait_ms, durable=durable)
             with store.transaction():
                 MIGRATIONS.apply(store.db)
-        except sqlite3.Error as error:
+            path.chmod(0o600)
+        except (sqlite3.Error, OSError) as error:
             raise InternalError(
                 f"The ledger {path} cannot be used ({error}). Restore it from a backup, or check its owner "
                 "and the disk; it is not replaced, since it holds the balances."
             ) from None
-        path.chmod(0o600)
         return store
 
     def _configure(self, *, wait_ms: int, durable: bool) -> None:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from addon.errors import SettingsError
 from addon.ledger.ids import new_id
 
 
@@ -24,13 +27,14 @@ class Worker:
 
     @classmethod
     def start(cls, directory: Path) -> Worker:
-        """Claims a new worker id below `directory`."""
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        """Claims a new worker id below `directory`. Raises SettingsError when that cannot be written."""
         worker_id = new_id()
         path, hidden = directory / worker_id, directory / f".{worker_id}"
-        descriptor = os.open(hidden, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        hidden.rename(path)  # seen by others only once it is locked
+        with _usable(directory):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(hidden, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            hidden.rename(path)  # seen by others only once it is locked
         return cls(worker_id, path, descriptor)
 
     def end(self) -> None:
@@ -40,9 +44,23 @@ class Worker:
 
 
 def bury_dead(directory: Path) -> list[Worker]:
-    """The workers whose process is gone, each locked for the caller; `end()` them once cleaned up after."""
+    """The workers whose process is gone, each locked for the caller; `end()` them once cleaned up after.
+
+    Raises SettingsError when one cannot be looked at: another user runs a node there.
+    """
     seen = sorted(path for path in directory.glob("*") if not path.name.startswith("."))
-    return [dead for path in seen if (dead := _claim_if_dead(path)) is not None]
+    with _usable(directory):
+        return [dead for path in seen if (dead := _claim_if_dead(path)) is not None]
+
+
+@contextmanager
+def _usable(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise SettingsError(
+            f"STATE_DIR: {error.filename or directory} cannot be used ({error.strerror}). Whose is it?"
+        ) from None
 
 
 def _claim_if_dead(path: Path) -> Worker | None:

@@ -12,9 +12,10 @@ import logging
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import Final
 
-from addon.errors import Failure
+from addon.errors import Failure, SettingsError
 from addon.settings import Settings, load
 from addon.treasury import SOCKET_NAME, settings_hash, wallet_home
 from addon.wallet.server import Server
@@ -40,25 +41,41 @@ def main() -> int:
         return MISSET
     finally:
         os.environ.pop("NSEC", None)
-    home = wallet_home(settings.state_dir)
-    home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    home.chmod(0o700)
-    descriptor = os.open(home / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _own(wallet_home(settings.state_dir))
     except BlockingIOError:
         return OWNED
+    except OSError as error:
+        log.error("%s", _unusable(error).message)
+        return MISSET
     return asyncio.run(_serve(settings))
 
 
+def _own(home: Path) -> None:
+    """Locks the directory, until this process ends. Raises BlockingIOError when another one has it, or OSError."""
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    home.chmod(0o700)
+    descriptor = os.open(home / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _unusable(error: OSError) -> SettingsError:
+    return SettingsError(f"STATE_DIR: {error.filename} cannot be used ({error.strerror}). Whose is it?")
+
+
 async def _serve(settings: Settings) -> int:
-    state_dir, vault, failure = settings.state_dir.resolve(), None, None
+    state_dir = settings.state_dir.resolve()
+    vault: Vault | None = None
+    failure: Failure | None = None
     try:
         vault = Vault(settings, state_dir)
         vault.start()
     except Failure as error:
-        log.error("%s", error.message)
         failure = error
+    except OSError as error:
+        failure = _unusable(error)
+    if failure is not None:
+        log.error("%s", failure.message)
     await Server(vault, failure, settings_hash(settings)).serve(wallet_home(state_dir) / SOCKET_NAME)
     if vault is not None:
         vault.close()
