@@ -30,6 +30,11 @@ def is_secret(path: str) -> bool:
     return path.startswith(PREFIXES)
 
 
+def is_personal(path: str) -> bool:
+    """Whether a call of the node itself is about an account, so that its credential matters."""
+    return path.startswith((*PREFIXES, *RECEIPTS))
+
+
 @dataclass(frozen=True, slots=True)
 class _Listed:
     offers: Offers

@@ -24,6 +24,7 @@ MAX_HEAD_BYTES: Final = 96 << 10
 MAX_FIELDS: Final = 200
 _CONTROL: Final = bytes(c for c in range(32) if c != 9) + b"\x7f"
 _PRIVATE: Final = SECRET_HEADERS | {b"proxy-authorization", b"refund-lnurl", b"cookie"}
+_TERMS: Final = (b"refund-lnurl", b"key-expiry-time")
 _VERSIONS: Final = (b"HTTP/1.1", b"HTTP/1.0", b"HTTP/2.0")
 
 
@@ -81,6 +82,8 @@ def read(flow: http.HTTPFlow, *, max_body_bytes: int) -> Arrival:
         lower = name.lower()
         if lower in SECRET_HEADERS:
             secrets.append((lower, value))
+        elif lower in _TERMS and headers.get(lower, value) != value:
+            refused = refused or InvalidParameter(f"Two different {lower.decode()} headers were sent; send one.")
         else:
             headers[lower] = value
     if size > MAX_HEAD_BYTES or len(data.headers.fields) > MAX_FIELDS:

@@ -24,7 +24,7 @@ from mitmproxy.addonmanager import Loader
 from addon import arrival as heads
 from addon import aside, credentials, delivery, inject, metering, orders, replies, safety, sale, settings, startup
 from addon.account import TOKEN_BODY_BYTES
-from addon.api import is_secret
+from addon.api import is_personal, is_secret
 from addon.arrival import Arrival
 from addon.calls import Call
 from addon.credentials import Credentials
@@ -170,8 +170,9 @@ class Routstr:
             headers = node.live().cors.preflight(arrived.text(b"origin"), asked)
             flow.response = replies.answer(204, None, Caller(caller.request_id, headers))
             return
-        given = credentials.read(list(arrived.secrets))
         handler = node.route(arrived.method, arrived.path)
+        is_public = handler is not None and not is_personal(arrived.path)
+        given = (credentials.read_any if is_public else credentials.read)(list(arrived.secrets))
         if handler is not None:
             if is_secret(arrived.path):
                 sale.refuse_single_payment(given)

@@ -307,6 +307,22 @@ def _present(business: Business, token: str, where: str) -> Answer:
     return business.node.call("POST", "/v1/wallet/topup", {"cashu_token": token}, key=business.account(5))
 
 
+@pytest.mark.parametrize("path", ["/", "/v1/info", "/v1/models", "/models", "/health", "/ready"])
+@pytest.mark.parametrize("secret", ["Bearer dummy", "Basic dXNlcjpwYXNz", "Bearer cashuBnonsense"])
+def test_a_public_page_asks_for_no_credential_and_minds_none(business: Business, path: str, secret: str) -> None:
+    assert business.node.call("GET", path, headers=[("Authorization", secret)]).status == 200
+
+
+@pytest.mark.parametrize("name", ["Refund-LNURL", "Key-Expiry-Time"])
+def test_terms_that_contradict_each_other_take_no_token(business: Business, name: str) -> None:
+    token = business.buyer.token(3)
+    values = ("a@example.com", "b@example.com") if name == "Refund-LNURL" else ("4000000000", "4000000001")
+    body = {"initial_balance_token": token}
+    answer = business.node.call("POST", "/v1/wallet/create", body, headers=[(name, value) for value in values])
+    told(answer, 400, REQUEST, "invalid_parameter")
+    assert business.node.create(token).status == 200
+
+
 def test_every_error_that_can_be_told_is_provoked_through_the_envelope() -> None:
     texts = [path.read_text("utf-8") for path in Path(__file__).parent.glob("test_*.py")]
     provoked = {code for text in texts if "told(" in text for code in re.findall(r'"([a-z_]+)"', text)}
