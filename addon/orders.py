@@ -80,6 +80,8 @@ def read(family: Family, raw: bytes, offers: Offers, settings: Settings) -> Orde
     cap = asked_cap(_cap_place(body, family), family.caps)
     unseen = unseen_of(body)
     extent = family.extent_of(body, len(raw))
+    if not offer.sells_text:
+        raise ModelNotFound("This model is not on sale for this kind of request.", model=offer.id)
     bounds = bounds_of(
         offer.model,
         cap,

@@ -19,11 +19,15 @@ from addon.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """One model on sale. `self_bounded`: its server ends an answer at the context by itself."""
+    """One model on sale. `self_bounded`: its server ends an answer at the context by itself.
+
+    `sells_text`: a request for text costs something; where prices are by the piece alone, it would not.
+    """
 
     model: Model
     price: Price
     self_bounded: bool
+    sells_text: bool = True
 
     @property
     def id(self) -> str:
@@ -100,7 +104,7 @@ def _priced(stock: Stock, source: str, usd_per_btc: Decimal | None) -> Offers:
             bounded = stock.listed.self_bounded(
                 model.upstream_id, context_known=known, dialect=stock.settings.upstream_dialect
             )
-            by_id[model.id] = Offer(model, price, bounded)
+            by_id[model.id] = Offer(model, price, bounded, worst_case(price, Quantities(1, 1), minimum_msat=0) > 0)
     million = Quantities(1_000_000, 0)
     dearest = max(by_id.values(), key=lambda o: worst_case(o.price, million, minimum_msat=0), default=None)
     return Offers(by_id, refused, source, frozenset(awaiting), usd_per_btc, dearest, stock)

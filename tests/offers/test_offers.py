@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from addon import banner, offers
+from addon import banner, offers, orders
 from addon.catalog import Model, parse
 from addon.errors import ModelNotFound, RateUnavailable, SettingsError
+from addon.metering import family_of
 from addon.offers import NOTHING_LISTED, Offers, UpstreamList
 from addon.pricing import Quantities, charge
 from addon.settings import Settings
@@ -67,6 +68,17 @@ def test_an_alias_is_asked_for_by_its_own_name_and_priced_by_its_own_entry() -> 
     listed = UpstreamList((), {"up:dear": "llamacpp", "other": "vllm"})
     assert not sold(listed=listed).find("dear").self_bounded
     assert sold(listed=UpstreamList((), {"other": "llamacpp", "up:dear": "vllm"})).find("dear").self_bounded
+
+
+def test_a_model_priced_by_the_piece_alone_is_not_asked_for_text() -> None:
+    """(Nothing is free by accident: chat with it would cost the minimum.)"""
+    on_sale = sold([{"id": "paint", "pricing": {"prompt": "0", "completion": "0", "image_output": "0.04"}}])
+    asked = json.dumps({"model": "paint", "messages": [], "input": "hi"}).encode()
+    for path in ("/v1/chat/completions", "/v1/embeddings"):
+        family = family_of(path)
+        assert family is not None
+        with pytest.raises(ModelNotFound, match="kind of request"):
+            orders.read(family, asked, on_sale, Settings())
 
 
 # --- the rate ---------------------------------------------------------------------------------------
