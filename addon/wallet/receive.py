@@ -20,6 +20,7 @@ from addon.errors import (
     Failure,
     FeesExceedToken,
     InsufficientBalance,
+    InternalError,
     InvalidApiKey,
     InvalidToken,
     MintNotAccepted,
@@ -102,7 +103,7 @@ class Receiver:
                 return await self._redeem(mint, offer)
         except TimeoutError:
             row = self._journal.find(offer.id) if offer else None
-            if row is not None and row.state == "sent":
+            if row is not None and row.state in ("sent", "done"):
                 raise OutcomeUnknown(UNKNOWN) from None
             raise MintUnreachable("The mint takes too long to answer; nothing was spent. Try again later.") from None
 
@@ -144,6 +145,7 @@ class Receiver:
             if (row := self._journal.find(offer.id)) is not None and row.state != "refused":
                 return None
             self._refusals.check(offer.id)
+            self._check_account(offer.ask)
             amounts = _amounts(facts, offer)
             epoch = await self._epoch(mint, offer.purse)
             new = self._new_swap(offer, facts, epoch, amounts)
@@ -153,6 +155,12 @@ class Receiver:
                 if taken.open:
                     raise OutcomeUnknown(UNKNOWN) from None
                 raise TokenAlreadySpent(SPENT) from None
+
+    def _check_account(self, ask: Receive) -> None:
+        """An account is opened by one token: a second one's credit could never be booked."""
+        taken = self._reports.account(ask.account) is not None or self._journal.open_swaps_of(account=ask.account)
+        if ask.purpose == "key" and taken:
+            raise InternalError("There is an account with this id; the token was not touched.")
 
     async def _epoch(self, mint: Mint, purse: Purse) -> int:
         try:

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
 
-from addon.errors import Failure, InternalError, SettingsError, WalletUnavailable, place
+from addon.errors import Failure, InternalError, Overloaded, SettingsError, WalletUnavailable, place
 from addon.treasury import ASKS, LINE_LIMIT, PROTOCOL, Hello, Refusal, Reply, refusal
 from addon.wallet.vault import Vault
 
@@ -25,6 +25,10 @@ START_GRACE_S: Final = 10.0
 END_GRACE_S: Final = 0.5
 FINISH_S: Final = 25.0
 """How long running asks may take to end: less than a proxy waits for its wallet."""
+HELLO_S: Final = 10.0
+"""For the first line of a connection."""
+MOST_ASKS: Final = 4096
+"""At work at one time, of all connections; beyond it they are refused."""
 
 log = logging.getLogger("wallet.server")
 
@@ -81,7 +85,11 @@ class Server:
             writer.close()
 
     async def _greeted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        line = await reader.readline()
+        try:
+            async with asyncio.timeout(HELLO_S):
+                line = await reader.readline()
+        except TimeoutError:
+            return False
         if not line:
             return False
         message = _message(line)
@@ -133,6 +141,8 @@ class Server:
     async def _outcome(self, message: dict[str, Any]) -> BaseModel:
         """What came of an ask; nothing that goes wrong here is told or logged in the words of its fault."""
         try:
+            if len(self._asks) > MOST_ASKS:
+                raise Overloaded("The wallet has too much to do at the moment; try again in a few seconds.")
             ask = ASKS.validate_python(message)
             if isinstance(ask, Hello) or self._vault is None:
                 raise InternalError("A connection is greeted once.")
