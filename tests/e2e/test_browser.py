@@ -9,11 +9,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +19,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.e2e.conftest import COST, Business, Node
 from tests.parts.upstream import DONE, chunk, usage, whole
+from tests.wallet.independent import NODE
 
 CHROMIUM = next((p for name in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(name))), None)
 PAGE = """<!doctype html><meta charset="utf-8"><title>A shop's page</title><script>
@@ -88,7 +87,7 @@ def browser() -> Iterator[Browser]:
     """Chromium, driven by the environment's own node: playwright's needs a library that bare systems lack."""
     sandbox = ["--no-sandbox"] if os.getuid() == 0 else []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PLAYWRIGHT_NODEJS_PATH", str(Path(sys.executable).with_name("node")))
+        patch.setenv("PLAYWRIGHT_NODEJS_PATH", NODE)
         with sync_playwright() as playwright:
             started = playwright.chromium.launch(executable_path=CHROMIUM, args=sandbox)
             yield started
