@@ -14,7 +14,7 @@ from addon.ledger.proofs import CoinsMoved, Proofs, Purse, StoredProof
 from addon.ledger.rates import KeptRates, Rate
 from addon.ledger.refunds import REFUND_STATES, REQUESTS_RUNNING, Payment, Refund, Refunds
 from addon.ledger.reports import Account, Reports
-from addon.ledger.schema import FILE_NAME, PROXY_WAIT_MS, WALLET_WAIT_MS, Store
+from addon.ledger.store import FILE_NAME, PROXY_WAIT_MS, WALLET_WAIT_MS, Store
 from addon.ledger.workers import Worker, bury_dead
 
 __all__ = [

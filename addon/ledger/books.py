@@ -16,7 +16,7 @@ from enum import Enum
 from typing import Final, Literal
 
 from addon.errors import InsufficientBalance, InternalError
-from addon.ledger.schema import Store
+from addon.ledger.store import Store
 
 End = Literal["complete", "cut", "client_left", "upstream_failed", "drained", "lost"]
 """How a paid request ended. `lost`: its proxy died; nothing was charged."""

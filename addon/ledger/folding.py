@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from addon.errors import InternalError
-from addon.ledger.schema import WALLET_WAIT_MS, Store
+from addon.ledger.store import WALLET_WAIT_MS, Store
 
 DAY_S: Final = 86_400
 AT_ONCE: Final = 250

@@ -13,7 +13,7 @@ from typing import Final
 from sqlite_utils import Database
 
 from addon.ledger.proofs import Purse
-from addon.ledger.schema import Store
+from addon.ledger.store import Store
 
 
 @dataclass(frozen=True, slots=True)

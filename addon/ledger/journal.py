@@ -18,7 +18,7 @@ from typing import Any, Final, Literal
 
 from addon.ledger.proofs import Proofs, Purse, StoredProof
 from addon.ledger.refunds import Payment, Refunds
-from addon.ledger.schema import Store
+from addon.ledger.store import Store
 from addon.money import to_msat
 
 Purpose = Literal["key", "topup", "single", "refund", "consolidate"]

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from addon.ledger.schema import Store
+from addon.ledger.store import Store
 from addon.money import Unit
 
 _COLUMNS: Final = "Y, mint, unit, keyset, amount, C, epoch, counter, tag"

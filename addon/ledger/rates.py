@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final, Literal
 
-from addon.ledger.schema import Store
+from addon.ledger.store import Store
 
 Kind = Literal["latest", "agreed"]
 

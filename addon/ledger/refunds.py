@@ -18,7 +18,7 @@ from typing import Final, Literal
 from addon.errors import RequestsRunning
 from addon.ledger.ids import new_id
 from addon.ledger.proofs import Proofs, Purse
-from addon.ledger.schema import Store
+from addon.ledger.store import Store
 
 RefundState = Literal["open", "done", "returned"]
 RefundEvent = Literal["paid", "returned"]

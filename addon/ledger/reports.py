@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Final
 
-from addon.ledger.schema import Store
+from addon.ledger.store import Store
 
 _TYPES: Final = {"credit": "in", "refund": "out", "charge": "charge"}
 _NEWEST: Final = (1 << 63) - 1

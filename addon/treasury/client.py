@@ -1,15 +1,14 @@
-"""The proxy's side of the wallet: starts it, watches it, asks it. The messages both sides speak.
+"""One worker's connection to the wallet process: starts it, watches it, asks it.
 
-The wallet is a child process on a Unix socket in the state directory, asked in JSON lines; one connection
-per worker, which is also the liveness. An ask that got no answer is *unknown*, never failed: it is asked
-again, and continues the same row of the journal. What goes wrong there comes back as the same typed errors.
+The wallet is a child process, asked in JSON lines; one connection per worker, which is also the liveness. An
+ask that got no answer is *unknown*, never failed: it is asked again, and continues the same row of the
+journal. What goes wrong there comes back as the same typed errors.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import itertools
 import json
 import os
@@ -18,123 +17,32 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel
 
-from addon.errors import Failure, InternalError, SettingsError, WalletUnavailable, from_code
-from addon.money import Unit
+from addon.errors import InternalError, SettingsError, WalletUnavailable, from_code
 from addon.settings import Settings, wallet_environment
+from addon.treasury.messages import (
+    LINE_LIMIT,
+    SOCKET_NAME,
+    Hello,
+    Receive,
+    Received,
+    RefundAccount,
+    Refunded,
+    Reply,
+    Welcome,
+    settings_hash,
+    wallet_home,
+)
 
-PROTOCOL: Final = 1
-HOME_NAME: Final = "wallet"
-SOCKET_NAME: Final = "sock"
 LOG_NAME: Final = "wallet.log"
-LINE_LIMIT: Final = 1 << 20
-"""Bytes in one line of either side."""
 SOCKET_PATH_LIMIT: Final = 100
 """A Unix socket's path has 108 bytes on Linux, 104 on macOS, the closing NUL among them."""
 ASK_TIMEOUT_S: Final = 20.0
 REVIVE_S: Final = 3.0
 STOP_TIMEOUT_S: Final = 30.0
-
-
-class _Message(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-
-
-class Hello(_Message):
-    """The first line of a connection. Only a `worker` keeps the wallet alive."""
-
-    op: Literal["hello"] = "hello"
-    role: Literal["worker", "guest"]
-    protocol: int = PROTOCOL
-    settings_hash: str
-
-
-class Receive(_Message):
-    """Redeem a token. `account`: the id to open (`key`), or the account to credit (`topup`).
-
-    `least_msat`: below that the token is refused before it is swapped.
-    """
-
-    op: Literal["receive"] = "receive"
-    token: str = Field(repr=False)
-    purpose: Literal["key", "topup"]
-    account: str
-    least_msat: int = 0
-    expires_at: int | None = None
-    refund_address: str | None = None
-
-
-class RefundAccount(_Message):
-    """Pay back what is free on an account, from one mint; or tell again what was told last."""
-
-    op: Literal["refund"] = "refund"
-    account: str
-
-
-Ask = Annotated[Hello | Receive | RefundAccount, Field(discriminator="op")]
-ASKS: Final[TypeAdapter[Hello | Receive | RefundAccount]] = TypeAdapter(Ask)
-
-
-class Welcome(_Message):
-    """What the proxy needs of the wallet: who the node is, and the key that `sk-` secrets are derived with."""
-
-    npub: str
-    key_secret: str = Field(repr=False)
-    recovered: int
-    """Journal rows that the start found open."""
-
-
-class Received(_Message):
-    """A redeemed token's account. `replayed`: it had been redeemed before, to the same account."""
-
-    account: str
-    credited_msat: int
-    replayed: bool
-
-
-class Refunded(_Message):
-    """A refund: its newest token, and all tokens since the last top-up. `amount` is in `unit`."""
-
-    token: str = Field(repr=False)
-    tokens: tuple[str, ...] = Field(repr=False)
-    unit: Unit
-    amount: int
-    amount_msat: int
-
-
-class Refusal(_Message):
-    """A typed error, as it crosses the socket."""
-
-    code: str
-    message: str
-    fields: dict[str, Any] = {}
-
-
-class Reply(_Message):
-    """One line back: `n` is the ask's. Exactly one of the others is there."""
-
-    n: int
-    ok: dict[str, Any] | None = Field(default=None, repr=False)
-    refused: Refusal | None = None
-
-
-def settings_hash(settings: Settings) -> str:
-    """Tells two wallets' settings apart without telling what they are."""
-    text = json.dumps(wallet_environment(settings), sort_keys=True)
-    return hashlib.sha256(b"routstr wallet settings\0" + text.encode()).hexdigest()
-
-
-def refusal(failure: Failure) -> Refusal:
-    """How the wallet tells a failure."""
-    return Refusal(code=failure.code, message=failure.message, fields=dict(failure.fields))
-
-
-def wallet_home(state_dir: Path) -> Path:
-    """Where the wallet process lives, below the state directory."""
-    return state_dir.resolve() / HOME_NAME
 
 
 class Treasury:
@@ -277,7 +185,7 @@ class Treasury:
 
 def _spawn(settings: Settings, home: Path) -> subprocess.Popen[bytes]:
     """A child in a session of its own, in an empty directory, so that no library finds a `.env` to load."""
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     environment = {k: os.environ[k] for k in ("PATH", "LANG", "LC_ALL", "TZ", "SSL_CERT_FILE") if k in os.environ}
     environment |= {"HOME": str(home), "PYTHONPATH": str(root), **wallet_environment(settings)}
     with (home / LOG_NAME).open("ab") as log:
