@@ -94,8 +94,8 @@ class Node:
 
     @property
     def wallet_pid(self) -> int:
-        children = subprocess.run(["pgrep", "-P", str(self.part.pid)], capture_output=True, text=True, check=True)
-        return int(children.stdout.split()[0])
+        children = Path(f"/proc/{self.part.pid}/task/{self.part.pid}/children").read_text()
+        return int(children.split()[0])
 
     def logs(self) -> str:
         wallet = self.state / "wallet" / "wallet.log"
