@@ -227,7 +227,9 @@ class Refunder:
         answered = [*earlier, *now]
         if not answered:
             if any(whole_units(room, purse.unit) for purse, room in self._refunds.rooms(account)):
-                raise FeesExceedToken("Paying it out would cost all that is left on this key; it stays there.")
+                raise FeesExceedToken(
+                    "What is left cannot be paid out now: the mint's fee would take it. It stays on the key."
+                )
             raise NoBalance(NO_BALANCE)
         last, tokens = answered[-1], tuple(self._coins.open_token(refund) for refund in answered)
         return Refunded(
