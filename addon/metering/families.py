@@ -47,12 +47,12 @@ class Family:
 
     `paths`: as clients call it; the first is the upstream's, below its API's prefix. `caps`: every name of the
     output cap, the usual one first; empty where nothing is generated. `own_caps`: those that the family's API
-    has itself, which every server obeys. `asks_usage`: a stream reports usage only when
-    `stream_options.include_usage` is set. `fields`: what of a body may pass. `reader` and `texts`: how figures
-    and text are read out of an answer. `receipt`: what may follow a stream's end; None: nothing. `word`: stands
-    in every event that has figures. `cap_inside`: the field that holds the cap; None: the body. `streams`:
-    whether an answer is streamed where the body does not say. `extent`: how much a request is, where
-    its input is not its body, read once.
+    has itself, which every server obeys. `cap_inside`: the field that holds the cap; None: the body itself.
+    `asks_usage`: a stream reports usage only when `stream_options.include_usage` is set. `streams`: whether an
+    answer is streamed where the body does not say. `fields`: what of a body may pass. `reader` and `texts`: how
+    figures and text are read out of an answer; `told_in`: where figures stand, in words; `word`: stands in every
+    event that has some. `receipt`: what may follow a stream's end; None: nothing. `extent`: how much a request
+    is, where its input is not its body, read once.
     """
 
     name: str
@@ -60,6 +60,7 @@ class Family:
     caps: tuple[str, ...]
     own_caps: tuple[str, ...]
     asks_usage: bool
+    told_in: str
     fields: Fields
     reader: ReaderMaker
     texts: Texts
@@ -87,8 +88,8 @@ def _pairs(body: Mapping[str, Any]) -> Extent:
     """A reranker reads the query once more with each document. Cohere counts a hundred documents as one search, and
     a long one as several."""
     documents = [d["text"] if isinstance(d, dict) else d for d in body.get("documents", ())]
-    query = len(str(body.get("query", "")).encode("utf-8", "replace"))
-    pairs = [query + len(d.encode("utf-8", "replace")) + PAIR_BYTES for d in documents]
+    query = len(str(body.get("query", "")).encode("utf-8", "surrogatepass"))
+    pairs = [query + len(d.encode("utf-8", "surrogatepass")) + PAIR_BYTES for d in documents]
     parts = sum(1 + pair // SEARCH_PART_BYTES for pair in pairs)
     return Extent(sum(pairs), -(-parts // SEARCH_DOCUMENTS))
 
@@ -104,6 +105,7 @@ FAMILIES: Final = (
         caps=CAPS,
         own_caps=("max_tokens", "max_completion_tokens"),
         asks_usage=True,
+        told_in="`usage` of the last chunk, or of the answer; else llama.cpp's `timings`",
         fields=CHAT_FIELDS,
         reader=OpenAiReader,
         texts=chat_texts,
@@ -115,6 +117,7 @@ FAMILIES: Final = (
         caps=CAPS,
         own_caps=("max_tokens",),
         asks_usage=True,
+        told_in="`usage` of the last chunk, or of the answer; else llama.cpp's `timings`",
         fields=COMPLETION_FIELDS,
         reader=OpenAiReader,
         texts=chat_texts,
@@ -126,6 +129,7 @@ FAMILIES: Final = (
         caps=(),
         own_caps=(),
         asks_usage=False,
+        told_in="`usage` of the answer",
         fields=EMBEDDING_FIELDS,
         reader=OpenAiReader,
         texts=no_texts,
@@ -136,6 +140,7 @@ FAMILIES: Final = (
         caps=_usual_first("max_tokens"),
         own_caps=("max_tokens",),
         asks_usage=False,
+        told_in="`usage` of `message_start`, then of `message_delta`; or of the answer",
         fields=MESSAGE_FIELDS,
         reader=AnthropicReader,
         texts=message_texts,
@@ -147,6 +152,7 @@ FAMILIES: Final = (
         caps=_usual_first("max_output_tokens"),
         own_caps=("max_output_tokens",),
         asks_usage=False,
+        told_in="`response.usage` of the event that ends it, or `usage` of the answer; else `timings`",
         fields=RESPONSE_FIELDS,
         reader=ResponsesReader,
         texts=response_texts,
@@ -158,6 +164,7 @@ FAMILIES: Final = (
         caps=(),
         own_caps=(),
         asks_usage=False,
+        told_in="`usage` of the answer, or Cohere's `meta.billed_units`",
         fields=RERANK_FIELDS,
         reader=RerankReader,
         texts=no_texts,
@@ -169,6 +176,7 @@ FAMILIES: Final = (
         caps=("num_predict",),
         own_caps=("num_predict",),
         asks_usage=False,
+        told_in="the counts of the object that says `done`",
         fields=OLLAMA_CHAT_FIELDS,
         reader=OllamaReader,
         texts=ollama_texts,
@@ -182,6 +190,7 @@ FAMILIES: Final = (
         caps=("num_predict",),
         own_caps=("num_predict",),
         asks_usage=False,
+        told_in="the counts of the object that says `done`",
         fields=OLLAMA_GENERATE_FIELDS,
         reader=OllamaReader,
         texts=ollama_texts,
@@ -195,6 +204,7 @@ FAMILIES: Final = (
         caps=(),
         own_caps=(),
         asks_usage=False,
+        told_in="the counts of the answer",
         fields=OLLAMA_EMBED_FIELDS,
         reader=OllamaReader,
         texts=no_texts,
