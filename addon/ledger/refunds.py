@@ -27,6 +27,9 @@ REFUND_STATES: Final[Mapping[RefundState, Mapping[RefundEvent, RefundState]]] = 
     "done": {},
     "returned": {},
 }
+MOST_BEFORE: Final = 5
+MOST_TOLD: Final = 50
+"""Tokens in one answer: it has to fit into a line."""
 REQUESTS_RUNNING: Final = "Cannot refund key. There are ongoing requests for this api key."
 """The exact text that clients match."""
 
@@ -145,14 +148,18 @@ class Refunds:
         where = "r.state = 'open'" + ("" if account is None else " AND r.account = ?")
         return self._select(f"FROM refunds r WHERE {where} ORDER BY r.id", () if account is None else (account,))
 
-    def answered(self, account: str) -> list[Refund]:
-        """The paid refunds since the account's last credit, oldest first: what a repeated call tells again."""
-        return self._select(
+    def answered(self, account: str, *, before_top_up: bool = False) -> list[Refund]:
+        """The paid refunds since the account's last credit, oldest first: what a repeated call tells again.
+
+        `before_top_up`: the last few before it instead.
+        """
+        found = self._select(
             "FROM refunds r JOIN entries e ON e.kind = 'refund' AND e.ref = r.id WHERE r.account = ?1 "
-            "AND r.state = 'done' AND e.id > COALESCE((SELECT MAX(c.id) FROM entries c "
-            "WHERE c.account = ?1 AND c.kind = 'credit'), 0) ORDER BY e.id",
-            (account,),
+            "AND r.state = 'done' AND ?2 = (e.id < COALESCE((SELECT MAX(c.id) FROM entries c "
+            "WHERE c.account = ?1 AND c.kind = 'credit'), 0)) ORDER BY e.id DESC LIMIT ?3",
+            (account, before_top_up, MOST_BEFORE if before_top_up else MOST_TOLD),
         )
+        return found[::-1]
 
     def _enter(self, kind: str, refund_id: str, account: str, purse: Purse, amount_msat: int) -> None:
         self._execute(

@@ -12,6 +12,7 @@ at again in the step that writes the swap down; what that cannot bear comes out 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections.abc import Callable, Mapping, Sequence
@@ -104,7 +105,7 @@ class Refunder:
                     raise next(iter(stuck.values()))
                 if not paid and not settled:
                     raise _on_its_way()
-                return self._told(account, paid)
+                return self._told(account, paid, await self._unclaimed(account))
         except TimeoutError:
             raise (MintUnreachable(OWED) if self._refunds.open_refunds(account) else _on_its_way()) from None
 
@@ -220,11 +221,23 @@ class Refunder:
         surplus_msat = next((s.surplus_msat for s in self._solvency() if s.purse == purse), 0)
         return whole_units(max(0, surplus_msat), purse.unit)
 
-    def _told(self, account: str, paid: set[str]) -> Refunded:
-        """What was paid now, and since the last top-up: one may have come in while this was paid."""
+    async def _unclaimed(self, account: str) -> list[Refund]:
+        """Of the refunds before the last top-up those that nobody claimed: their answer may have been lost."""
+        found = []
+        with contextlib.suppress(TimeoutError, NoAnswer):
+            async with asyncio.timeout(TURN_S):
+                for refund in self._refunds.answered(account, before_top_up=True):
+                    ys = [coin.Y for coin in self._proofs.taken_by(refund.id)]
+                    states = await self._mints.at(refund.purse.mint).states(ys)
+                    found += [refund] if set(states.values()) == {"UNSPENT"} else []
+        return found
+
+    def _told(self, account: str, paid: set[str], unclaimed: Sequence[Refund]) -> Refunded:
+        """What was paid now, and since the last top-up (one may have come in meanwhile); and what waits unclaimed."""
         earlier = [refund for refund in self._refunds.answered(account) if refund.id not in paid]
         now = [found for refund_id in sorted(paid) if (found := self._refunds.find(refund_id)) is not None]
-        answered = [*earlier, *now]
+        waiting = [refund for refund in unclaimed if refund.id not in paid]
+        answered = [*waiting, *earlier, *now]
         if not answered:
             if any(whole_units(room, purse.unit) for purse, room in self._refunds.rooms(account)):
                 raise FeesExceedToken(

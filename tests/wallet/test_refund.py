@@ -105,6 +105,30 @@ async def test_a_refund_after_a_top_up_is_a_new_token(stage: Scene) -> None:
     await stage.close_books()
 
 
+async def test_a_refund_whose_answer_was_lost_is_told_again_even_after_a_top_up(stage: Scene) -> None:
+    """(Incident 42.) Its coins are unclaimed at the mint: nobody has it but us. Claimed, it is history."""
+    account = (await stage.node.receive(stage.buyer.token(10))).account
+    lost = await stage.node.refund(account)
+    await stage.node.receive(stage.buyer.token(4), account, "topup")
+    found = await stage.node.refund(account)
+    assert (found.amount, found.tokens) == (4, (lost.token, found.token))
+    assert await stage.node.refund(account) == found
+    assert stage.buyer.spend(lost.token) == 10
+    assert (await stage.node.refund(account)).tokens == (found.token,)
+    await stage.close_books()
+
+
+async def test_an_unclaimed_refund_is_told_where_a_top_up_was_used_up(stage: Scene) -> None:
+    account = (await stage.node.receive(stage.buyer.token(10))).account
+    lost = await stage.node.refund(account)
+    await stage.node.receive(stage.buyer.token(4), account, "topup")
+    charge(stage.node, account, 4_000, "r")
+    assert (await stage.node.refund(account)).tokens == (lost.token,)
+    stage.buyer.spend(lost.token)
+    with pytest.raises(NoBalance):
+        await stage.node.refund(account)
+
+
 async def test_refund_and_top_up_at_once_lose_nothing(stage: Scene) -> None:
     """(Incident 39.)"""
     account = (await stage.node.receive(stage.buyer.token(10))).account
