@@ -120,6 +120,8 @@ class Mint:
     async def facts(self, *, at_most_old_s: float | None = None) -> Facts:
         """The same for those who deal in answers. Raises NoAnswer, MintNotAccepted."""
         asked_at = self._clock()
+        if self._facts and at_most_old_s is None:
+            return self._facts  # also while somebody waits for newer ones
         async with self._loading:
             if self._facts and (at_most_old_s is None or self._loaded_at >= asked_at - at_most_old_s):
                 return self._facts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,11 @@ from addon.errors import (
     InvalidToken,
     MintNotAccepted,
 )
-from addon.tokens import decode
+from addon.tokens import decode, encode
 from scripts import realparts
 from scripts.payer import Payer
-from tests.wallet.conftest import Buyer, Node, scene
-from tests.wallet.faults import FaultyMint, change
+from tests.wallet.conftest import Buyer, Node, Scene, scene
+from tests.wallet.faults import FaultyMint, Hold, change
 
 pytestmark = pytest.mark.anyio
 
@@ -60,6 +61,23 @@ async def test_a_mint_that_shows_another_ones_keysets_gets_no_coins(mint: str, t
         assert (await again.receive(stage.buyer.token(5))).credited_msat == 5_000
         assert rogue.count("/v1/swap") == 0
     rogue.down()
+
+
+async def test_a_mint_that_is_slow_with_its_keysets_keeps_nobody_waiting(
+    stage: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Strangers can name keysets that do not exist: looking for them stops no other token."""
+    monkeypatch.setattr("addon.wallet.receive.RELOAD_S", 0.0)
+    await stage.node.receive(stage.buyer.token(3))
+    hold, read = Hold(), decode(stage.buyer.token(4))
+    stage.mint.always("/v1/info", hold)
+    unknown = encode(read.mint, read.unit, [replace(read.proofs[0], keyset="00deadbeefdeadbe")])
+    asked = asyncio.create_task(stage.node.receive(unknown))
+    await hold.reached.wait()
+    assert (await stage.node.receive(stage.buyer.token(5))).credited_msat == 5_000
+    hold.release.set()
+    with pytest.raises(InvalidToken):
+        await asked
 
 
 async def test_a_rotated_keyset_is_noticed_while_running(tmp_path: Path) -> None:
