@@ -247,7 +247,10 @@ def _amounts(facts: Facts, offer: _Offer) -> tuple[int, ...]:
     available_msat = to_msat(face - fee, unit)
     if available_msat < offer.ask.least_msat:
         raise InsufficientBalance(offer.ask.least_msat, available_msat)
-    amounts = tagged(face - fee, facts.active(unit).denominations)
-    if len(amounts) > MOST_OUTPUTS or available_msat > MOST_MSAT:
+    try:
+        amounts = tagged(face - fee, facts.active(unit).denominations)
+    except ValueError:
+        amounts = ()
+    if not 0 < len(amounts) <= MOST_OUTPUTS or available_msat > MOST_MSAT:
         raise InvalidToken("The token is worth more than this node takes at once.")
     return amounts

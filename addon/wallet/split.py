@@ -7,16 +7,21 @@ it finds a subset of a given sum whenever there is one, and the greatest sum bel
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from typing import Final, TypeVar
 
 Coin = TypeVar("Coin")
 
 
+MOST: Final = 10_000
+
+
 def split(total: int, denominations: Iterable[int]) -> tuple[int, ...]:
-    """`total` in the fewest coins, smallest first. Raises ValueError when these denominations cannot make it."""
+    """`total` in the fewest coins, smallest first. Raises ValueError when they cannot make it, or only very many."""
     made: list[int] = []
     for amount in sorted(denominations, reverse=True):
         count, total = divmod(total, amount)
+        if count > MOST:
+            raise ValueError("it takes too many of these coins")
         made += [amount] * count
     if total:
         raise ValueError("these denominations do not make this amount")

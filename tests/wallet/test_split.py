@@ -68,3 +68,9 @@ def test_enough_coins_cover_amount_and_fee_or_there_are_none(coins: list[int], t
 def test_among_equal_coins_the_first_given_is_taken() -> None:
     coins = [("tag", 1), ("derived", 1), ("big", 4)]
     assert greatest_below(coins, 5, lambda coin: coin[1]) == [("big", 4), ("tag", 1)]
+
+
+def test_an_amount_that_takes_millions_of_coins_is_refused_at_once() -> None:
+    """A mint whose largest coin is small must not cost us our memory."""
+    with pytest.raises(ValueError, match="too many"):
+        split(1 << 60, [1, 2, 4])
