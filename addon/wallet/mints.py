@@ -36,6 +36,8 @@ from addon.wallet.wire import NoAnswer, RateLimited, Unknown, ask
 
 RELOAD_S: Final = 5.0
 """Strangers can name keysets that do not exist: the mint is asked again at most this often."""
+ASKS_AT_ONCE: Final = 16
+"""Of one mint: what hangs there must not use up the connections that all mints share."""
 COOL_DOWN_S: Final = 1.0
 MOST_COOL_DOWN_S: Final = 60.0
 SHORT_ID: Final = 16
@@ -106,6 +108,7 @@ class Mint:
         self._clock = clock
         self._facts: Facts | None = None
         self._loading = asyncio.Lock()
+        self._asking = asyncio.Semaphore(ASKS_AT_ONCE)
         self._loaded_at = 0.0
         self._quiet_until = 0.0
         self._cool_down_s = COOL_DOWN_S
@@ -157,7 +160,8 @@ class Mint:
         if (left_s := self._quiet_until - self._clock()) > 0:
             raise RateLimited(left_s)
         try:
-            answer = await ask(self._client, self.url + path, body)
+            async with self._asking:
+                answer = await ask(self._client, self.url + path, body)
         except RateLimited as limited:
             wait_s = min(limited.wait_s or self._cool_down_s, MOST_COOL_DOWN_S)
             self._quiet_until = self._clock() + wait_s

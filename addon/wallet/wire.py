@@ -65,7 +65,7 @@ def new_client() -> httpx.AsyncClient:
     return httpx.AsyncClient(
         verify=httpx.create_ssl_context(),
         timeout=httpx.Timeout(READ_S, connect=CONNECT_S),
-        limits=httpx.Limits(max_connections=64, max_keepalive_connections=16),
+        limits=httpx.Limits(max_connections=256, max_keepalive_connections=16),
         trust_env=False,
         follow_redirects=False,
         headers={"user-agent": "routstr-mitmproxy", "accept": "application/json", "accept-encoding": "identity"},

@@ -14,6 +14,8 @@ from addon.errors import (
     MintNotAccepted,
 )
 from addon.tokens import decode, encode
+from addon.wallet.mints import Mints
+from addon.wallet.wire import new_client
 from scripts import realparts
 from scripts.payer import Payer
 from tests.wallet.conftest import Buyer, Node, Scene, scene
@@ -78,6 +80,23 @@ async def test_a_mint_that_is_slow_with_its_keysets_keeps_nobody_waiting(
     hold.release.set()
     with pytest.raises(InvalidToken):
         await asked
+
+
+async def test_a_mint_that_hangs_uses_up_nobody_elses_connections(mint: str) -> None:
+    """(Incident 55.)"""
+    hanging = FaultyMint(mint)
+    await hanging.up()
+    hanging.always("/v1/checkstate", Hold())
+    client = new_client()
+    mints = Mints(client, {})
+    asked = [asyncio.create_task(mints.at(hanging.url).states([])) for _ in range(400)]
+    await asyncio.sleep(0)
+    assert (await mints.at(mint).facts()).of("sat")
+    for task in asked:
+        task.cancel()
+    await asyncio.gather(*asked, return_exceptions=True)
+    await client.aclose()
+    hanging.down()
 
 
 async def test_a_rotated_keyset_is_noticed_while_running(tmp_path: Path) -> None:
