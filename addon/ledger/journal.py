@@ -26,7 +26,8 @@ Purpose = Literal["key", "topup", "single", "refund", "consolidate"]
 State = Literal["sent", "done", "refused", "failed"]
 Event = Literal["retried", "executed", "refused", "spent"]
 
-FORGET_AT_ONCE: Final = 200
+FORGET_AT_ONCE: Final = 20
+"""Rows, each with up to a hundred inputs: the proxy waits for the write lock meanwhile."""
 MOST_SPELLINGS: Final = 16
 """Of one token, each a credential: the same coins can be written in endless ways."""
 

@@ -49,6 +49,8 @@ LIMIT_S: Final = 10.0
 MOST_OUTPUTS: Final = 50
 MOST_MSAT: Final = 10**15
 """In one token: 10,000 bitcoin. A ledger of thousands of such tokens still counts in 64 bits."""
+LEAST_MSAT: Final = 1000
+"""An account, or a movement, costs the ledger more than dust is worth."""
 TRIES: Final = 4
 
 SPENT: Final = "This token was already spent."
@@ -245,8 +247,9 @@ def _amounts(facts: Facts, offer: _Offer) -> tuple[int, ...]:
             f"The mint would keep {fee} of this token's {face} {unit} as its fee. Send more, or fewer coins."
         )
     available_msat = to_msat(face - fee, unit)
-    if available_msat < offer.ask.least_msat:
-        raise InsufficientBalance(offer.ask.least_msat, available_msat)
+    least_msat = max(LEAST_MSAT, offer.ask.least_msat)
+    if available_msat < least_msat:
+        raise InsufficientBalance(least_msat, available_msat)
     try:
         amounts = tagged(face - fee, facts.active(unit).denominations)
     except ValueError:

@@ -6,14 +6,15 @@ import asyncio
 import base64
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from addon.errors import InvalidToken, TokenAlreadySpent
+from addon.errors import InsufficientBalance, InvalidToken, TokenAlreadySpent
 from addon.ledger import Journal
 from addon.tokens import decode, encode
 from addon.wallet.curve import blind, scalar
-from tests.wallet.conftest import Scene
+from tests.wallet.conftest import Scene, scene
 
 pytestmark = pytest.mark.anyio
 
@@ -84,3 +85,14 @@ async def test_a_token_written_in_endless_ways_makes_few_credentials(stage: Scen
     assert {type(a) for a in answers if isinstance(a, BaseException)} == {TokenAlreadySpent}
     assert rows(stage, "credentials") <= 17
     assert (await stage.node.receive(token)).account == account
+
+
+async def test_dust_opens_no_account(mint: str, tmp_path: Path) -> None:
+    """Else a thousand accounts cost a sat."""
+    async with scene(mint, tmp_path / "state", "msat") as stage:
+        dust = stage.buyer.token(999)
+        with pytest.raises(InsufficientBalance):
+            await stage.node.receive(dust)
+        assert rows(stage, "swaps") == rows(stage, "accounts") == 0
+        assert stage.buyer.states(dust) == {"UNSPENT"}
+        assert (await stage.node.receive(stage.buyer.token(1000))).credited_msat == 1000
