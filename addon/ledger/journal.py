@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+from addon.ledger.counters import Counters
 from addon.ledger.proofs import Proofs, Purse, StoredProof
 from addon.ledger.refunds import Payment, Refunds
 from addon.ledger.store import Store
@@ -109,6 +110,7 @@ class Journal:
         self._execute = store.db.execute
         self._clock = clock
         self._proofs = Proofs(store)
+        self._counters = Counters(store)
         self._refunds = Refunds(store, clock)
 
     def find(self, swap_id: str) -> Swap | None:
@@ -133,7 +135,7 @@ class Journal:
         A refused row of the same inputs is opened again. Raises InputsTaken with nothing done.
         """
         with self._store.transaction():
-            counters = self._lend(new.purse, new.epoch, new.keyset, len(new.amounts) - 1)
+            counters = self._counters.lend(new.purse, new.epoch, new.keyset, len(new.amounts) - 1)
             self._insert(new, counters)
             self._claim(new)
         swap = self.find(new.id)
@@ -171,7 +173,7 @@ class Journal:
                 self._execute("DELETE FROM swap_inputs WHERE swap = ?", (swap.id,))
             self._proofs.free_reserved(swap.id, lost=lost)
             if reuse_counters:
-                self._return(swap)
+                self._counters.give_back(swap.purse, swap.epoch, swap.keyset, swap.counters)
         return True
 
     def forget_closed(self, *, before: int, most: int) -> bool:
@@ -236,32 +238,6 @@ class Journal:
             )
 
     # --- within a transaction -----------------------------------------------------------------------
-
-    def _lend(self, purse: Purse, epoch: int, keyset: str, count: int) -> tuple[int, ...]:
-        place = (purse.mint, purse.unit, epoch, keyset)
-        where = "mint = ? AND unit = ? AND epoch = ? AND keyset = ?"
-        returned = [
-            int(c)
-            for (c,) in self._execute(
-                f"DELETE FROM returned_counters WHERE {where} AND counter IN (SELECT counter FROM "
-                f"returned_counters WHERE {where} ORDER BY counter LIMIT ?) RETURNING counter",
-                (*place, *place, count),
-            ).fetchall()
-        ]
-        fresh = count - len(returned)
-        (after,) = self._execute(
-            "INSERT INTO counters (mint, unit, epoch, keyset, next) VALUES (?, ?, ?, ?, ?) ON CONFLICT "
-            "(mint, unit, epoch, keyset) DO UPDATE SET next = next + excluded.next RETURNING next",
-            (*place, fresh),
-        ).fetchone()
-        return (*sorted(returned), *range(after - fresh, after))
-
-    def _return(self, swap: Swap) -> None:
-        for counter in swap.counters:
-            self._execute(
-                "INSERT OR IGNORE INTO returned_counters (mint, unit, epoch, keyset, counter) VALUES (?, ?, ?, ?, ?)",
-                (swap.purse.mint, swap.purse.unit, swap.epoch, swap.keyset, counter),
-            )
 
     def _insert(self, new: NewSwap, counters: tuple[int, ...]) -> None:
         self._execute("DELETE FROM swaps WHERE id = ? AND state = 'refused'", (new.id,))
