@@ -14,6 +14,7 @@ from scripts.settings_docs import documents, sections
 
 ROOT = Path(__file__).resolve().parents[1]
 FIELDS = list(Settings.model_fields)
+PAGES = [ROOT / "README.md", ROOT / "tests" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 @pytest.mark.parametrize("path", documents(), ids=lambda path: path.name)
@@ -75,3 +76,18 @@ def test_the_page_on_the_ledger_names_every_table_and_every_rule(tmp_path: Path)
     rows = re.findall(r"^\| (`.+?`) \|", page, re.M)
     assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == tables
     assert re.findall(r"^(\d\. .+)$", page, re.M) == [(rule.__doc__ or "").splitlines()[0] for rule in INVARIANTS]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_every_link_between_the_pages_leads_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)]*)\)", path.read_text("utf-8")):
+        file, _, heading = target.partition("#")
+        page = path.parent / file if file else path
+        assert page.exists(), target
+        titles = re.findall(r"^#+ (.*)$", page.read_text("utf-8"), re.M) if heading else []
+        assert not heading or heading in {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
+
+
+def test_the_readme_leads_to_every_page() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert [page.name for page in PAGES[1:] if f"]({page.relative_to(ROOT)})" not in text] == []
