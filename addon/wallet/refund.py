@@ -96,18 +96,27 @@ class Refunder:
         """
         try:
             async with asyncio.timeout(LIMIT_S), self._accounts(account):
-                settled = await self._settled(account)
-                owed = self._refunds.open_refunds(account)
-                failures = await asyncio.gather(*[self._tried(refund) for refund in owed])
-                stuck = {r.purse: failure for r, failure in zip(owed, failures, strict=True) if failure is not None}
-                paid = self._done(owed) or await self._afresh(account, stuck)
-                if not paid and stuck:
-                    raise next(iter(stuck.values()))
-                if not paid and not settled:
-                    raise _on_its_way()
-                return self._told(account, paid, await self._unclaimed(account))
+                paid, failure = await self._paid(account)
+                waiting = await self._unclaimed(self._refunds.answered(account, before_top_up=True))
+                if failure and not waiting and not await self._unclaimed(self._refunds.answered(account)):
+                    raise failure
+                return self._told(account, paid, waiting)
         except TimeoutError:
             raise (MintUnreachable(OWED) if self._refunds.open_refunds(account) else _on_its_way()) from None
+
+    async def _paid(self, account: str) -> tuple[set[str], Failure | None]:
+        """The refunds that were paid now; or why none was, although money is owed, or on its way."""
+        settled = await self._settled(account)
+        owed = self._refunds.open_refunds(account)
+        failures = await asyncio.gather(*[self._tried(refund) for refund in owed])
+        stuck = {r.purse: failure for r, failure in zip(owed, failures, strict=True) if failure is not None}
+        try:
+            paid = self._done(owed) or await self._afresh(account, stuck)
+        except RequestsRunning:
+            raise
+        except Failure as failure:
+            return set(), failure
+        return paid, None if paid else next(iter(stuck.values()), None if settled else _on_its_way())
 
     async def pay(self, refund: Refund) -> None:
         """Drives one open refund to its end: paid, or given back. Raises Failure: still owed."""
@@ -221,15 +230,16 @@ class Refunder:
         surplus_msat = next((s.surplus_msat for s in self._solvency() if s.purse == purse), 0)
         return whole_units(max(0, surplus_msat), purse.unit)
 
-    async def _unclaimed(self, account: str) -> list[Refund]:
-        """Of the refunds before the last top-up those that nobody claimed: their answer may have been lost."""
+    async def _unclaimed(self, refunds: Sequence[Refund]) -> list[Refund]:
+        """Those whose coins nobody claimed, as far as their mints tell: their answer may have been lost."""
         found = []
-        with contextlib.suppress(TimeoutError, NoAnswer):
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(TURN_S):
-                for refund in self._refunds.answered(account, before_top_up=True):
+                for refund in refunds:
                     ys = [coin.Y for coin in self._proofs.taken_by(refund.id)]
-                    states = await self._mints.at(refund.purse.mint).states(ys)
-                    found += [refund] if set(states.values()) == {"UNSPENT"} else []
+                    with contextlib.suppress(NoAnswer):
+                        states = await self._mints.at(refund.purse.mint).states(ys)
+                        found += [refund] if set(states.values()) == {"UNSPENT"} else []
         return found
 
     def _told(self, account: str, paid: set[str], unclaimed: Sequence[Refund]) -> Refunded:
