@@ -21,6 +21,11 @@ from addon.ledger.store import Store
 from addon.money import Unit
 
 _COLUMNS: Final = "Y, mint, unit, keyset, amount, C, epoch, counter, tag"
+_BY_AMOUNT: Final = "ORDER BY amount, Y"
+_OF_PURSE: Final = "mint = ? AND unit = ?"
+_IN_HAND: Final = f"{_OF_PURSE} AND state IN ('unspent', 'reserved') AND state = 'unspent'"
+"""In the words of the index `proofs_in_hand`, or it is not used."""
+_NEXT_AMOUNT: Final = f"SELECT MIN(amount) FROM proofs WHERE {_IN_HAND} AND amount > ?"
 _ADD: Final = f"""
 INSERT INTO proofs ({_COLUMNS}, state, made_by) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 'unspent', ?)
 ON CONFLICT (Y) DO NOTHING
@@ -68,9 +73,17 @@ class Proofs:
     def __init__(self, store: Store) -> None:
         self._execute = store.db.execute
 
-    def unspent(self, purse: Purse) -> list[StoredProof]:
-        """What can be spent now, smallest first."""
-        return self._select("mint = ? AND unit = ? AND state = 'unspent'", (purse.mint, purse.unit))
+    def unspent(self, purse: Purse, *, most_each: int = -1) -> list[StoredProof]:
+        """What can be spent now: tags first, then smallest first.
+
+        `most_each`: of each amount no more than so many, where a payment needs no look at all coins.
+        """
+        place = (purse.mint, purse.unit)
+        found = self._select(f"{_OF_PURSE} AND state = 'unspent' AND tag IS NOT NULL LIMIT ?", (*place, most_each), "")
+        amount = 0
+        while (amount := self._execute(_NEXT_AMOUNT, (*place, amount)).fetchone()[0] or 0) > 0:
+            found += self._select(f"{_IN_HAND} AND amount = ? AND tag IS NULL LIMIT ?", (*place, amount, most_each), "")
+        return found
 
     def taken_by(self, taker: str) -> list[StoredProof]:
         """The coins that a swap reserved, or that a refund sent."""
@@ -125,6 +138,6 @@ class Proofs:
         if moved != len(ys):
             raise CoinsMoved("a coin was taken by somebody else in between")
 
-    def _select(self, where: str, parameters: tuple[object, ...]) -> list[StoredProof]:
-        rows = self._execute(f"SELECT {_COLUMNS} FROM proofs WHERE {where} ORDER BY amount, Y", parameters)
+    def _select(self, where: str, parameters: tuple[object, ...], order: str = _BY_AMOUNT) -> list[StoredProof]:
+        rows = self._execute(f"SELECT {_COLUMNS} FROM proofs WHERE {where} {order}", parameters)
         return [StoredProof(r[0], Purse(r[1], r[2]), r[3], r[4], r[5], r[6], r[7], r[8]) for r in rows]

@@ -38,6 +38,7 @@ from addon.ledger import (
     Refunds,
     Reports,
     Solvency,
+    StoredProof,
     Swap,
     patiently,
 )
@@ -208,7 +209,7 @@ class Refunder:
         return amount, fee
 
     def _best(self, facts: Facts, purse: Purse, wanted: int) -> tuple[int, int]:
-        coins = self._proofs.unspent(purse)
+        coins = self._at_hand(purse)
         free = ways.as_they_are(facts, coins, wanted)
         if free.amount == wanted:
             return wanted, 0
@@ -217,6 +218,9 @@ class Refunder:
         if shared is None or shared.amount <= free.amount:
             return free.amount, 0
         return shared.amount, max(0, shared.fee - surplus)
+
+    def _at_hand(self, purse: Purse) -> list[StoredProof]:
+        return self._proofs.unspent(purse, most_each=ways.MOST_INPUTS)
 
     async def _changed(self, purse: Purse) -> bool:
         """Waits a while for the swaps that have coins of a purse; whether there were any."""
@@ -267,7 +271,7 @@ class Refunder:
         wanted = whole_units(refund.amount_msat, refund.purse.unit)
         try:
             facts = await mint.facts()
-            if ways.as_they_are(facts, self._proofs.unspent(refund.purse), wanted).amount == wanted:
+            if ways.as_they_are(facts, self._at_hand(refund.purse), wanted).amount == wanted:
                 await self._pay_from_hand(mint, facts, refund)
             elif not await self._pay_by_swap(mint, facts, refund) and not await self._changed(refund.purse):
                 log.info("refund %s goes back to its account: it cannot be paid as it was opened", refund.id)
@@ -282,7 +286,7 @@ class Refunder:
         """Coins that sum to it, none of them worthless. Refunds of one purse take turns, so that they differ."""
         wanted = whole_units(refund.amount_msat, refund.purse.unit)
         async with self._choosing(refund.purse):
-            way = ways.as_they_are(facts, self._proofs.unspent(refund.purse), wanted)
+            way = ways.as_they_are(facts, self._at_hand(refund.purse), wanted)
             if way.amount != wanted:
                 return
             states = await mint.states([coin.Y for coin in way.coins])
@@ -305,7 +309,7 @@ class Refunder:
 
         def plan() -> NewSwap | None:
             nonlocal short
-            way = ways.changed(facts, self._proofs.unspent(refund.purse), wanted)
+            way = ways.changed(facts, self._at_hand(refund.purse), wanted)
             short = way is None or way.fee > self._surplus(refund.purse)
             return None if way is None or short else self._new_swap(facts, refund, way, epoch)
 

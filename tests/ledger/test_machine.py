@@ -292,6 +292,20 @@ class Money(RuleBasedStateMachine):
                 assert (told.spent_msat, told.requests) == (sum(charged), len(charged))
 
     @invariant()
+    def the_coins_at_hand_are_those_that_are_unspent(self) -> None:
+        if hasattr(self, "store"):
+            for purse in PURSES:
+                every, few = self.proofs.unspent(purse), self.proofs.unspent(purse, most_each=2)
+                rows = self.store.db.execute(
+                    "SELECT Y FROM proofs WHERE mint = ? AND unit = ? AND state = 'unspent'", (purse.mint, purse.unit)
+                )
+                assert sorted(coin.Y for coin in every) == sorted(y for (y,) in rows)
+                assert {coin.Y for coin in few} <= {coin.Y for coin in every}
+                for derived in (False, True):
+                    amounts = [coin.amount for coin in few if (coin.tag is None) == derived]
+                    assert max(map(amounts.count, amounts), default=0) <= 2
+
+    @invariant()
     def no_counter_is_lent_twice(self) -> None:
         if hasattr(self, "store"):
             rows = self.store.db.execute("SELECT mint, unit, counter FROM proofs WHERE counter IS NOT NULL").fetchall()
