@@ -8,6 +8,7 @@ from addon.ledger.checkpoints import Checkpoints
 from addon.ledger.folding import fold, fold_some
 from addon.ledger.ids import new_id
 from addon.ledger.invariants import INVARIANTS, Finding, Solvency, audit, solvency
+from addon.ledger.invoices import INVOICE_STATES, Invoice, InvoicePurpose, Invoices
 from addon.ledger.journal import SWAP_STATES, InputsTaken, Journal, NewSwap, Purpose, Swap
 from addon.ledger.patience import patiently
 from addon.ledger.proofs import CoinsMoved, Proofs, Purse, StoredProof
@@ -18,8 +19,9 @@ from addon.ledger.store import FILE_NAME, PROXY_WAIT_MS, WALLET_WAIT_MS, Store
 from addon.ledger.workers import Worker, bury_dead
 
 __all__ = [
-    "FILE_NAME", "INVARIANTS", "PROXY_WAIT_MS", "REFUND_STATES", "REQUESTS_RUNNING", "SWAP_STATES",
+    "FILE_NAME", "INVARIANTS", "INVOICE_STATES", "PROXY_WAIT_MS", "REFUND_STATES", "REQUESTS_RUNNING", "SWAP_STATES",
     "WALLET_WAIT_MS", "Account", "Books", "Checkpoints", "CoinsMoved", "Credential", "End", "Finding", "InputsTaken",
+    "Invoice", "InvoicePurpose", "Invoices",
     "Journal", "KeptRates", "NewSwap", "Payment", "Proofs", "Purpose", "Purse", "Rate", "Refund", "Refunds", "Reports",
     "Settled", "Settlement", "Solvency", "Store", "StoredProof", "Swap", "Worker", "audit", "bury_dead",
     "fold", "fold_some", "new_id", "patiently", "solvency",

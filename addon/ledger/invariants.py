@@ -12,6 +12,7 @@ from typing import Final
 
 from sqlite_utils import Database
 
+from addon.ledger.invoices import INVOICE_CHECKS
 from addon.ledger.proofs import Purse
 from addon.ledger.store import Store
 
@@ -131,8 +132,8 @@ def held_is_open_holds(db: Database) -> list[Finding]:
 
 
 def booked_once(db: Database) -> list[Finding]:
-    """3. Every token and refund is booked exactly once, at its own amount."""
-    return [f for sql in _ONCE for f in _findings(db, "booked_once", sql)]
+    """3. Every token, invoice and refund is booked exactly once, at its own amount."""
+    return [f for sql in (*_ONCE, *INVOICE_CHECKS) for f in _findings(db, "booked_once", sql)]
 
 
 def solvent(db: Database) -> list[Finding]:

@@ -17,13 +17,17 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from addon.ledger.counters import Counters
+from addon.ledger.invoices import Invoices
 from addon.ledger.proofs import Proofs, Purse, StoredProof
 from addon.ledger.refunds import Payment, Refunds
 from addon.ledger.store import Store
 from addon.money import to_msat
 
 Purpose = Literal["key", "topup", "single", "refund", "consolidate"]
-"""`key`, `topup`, `single`: a client's coins come in. `refund`, `consolidate`: our own are changed."""
+"""`key`, `topup`, `single`: a client's coins come in, or those of a paid invoice (`cause`) are minted.
+
+`refund`, `consolidate`: our own are changed.
+"""
 State = Literal["sent", "done", "refused", "failed"]
 Event = Literal["retried", "executed", "refused", "spent"]
 
@@ -112,6 +116,7 @@ class Journal:
         self._proofs = Proofs(store)
         self._counters = Counters(store)
         self._refunds = Refunds(store, clock)
+        self._invoices = Invoices(store, clock)
 
     def find(self, swap_id: str) -> Swap | None:
         rows = self._select("id = ?", (swap_id,))
@@ -169,6 +174,8 @@ class Journal:
         with self._store.transaction():
             if not self._advance(swap, event):
                 return False
+            if event == "spent" and swap.cause is not None:
+                self._invoices.close_within(swap.cause, "taken")
             if event == "refused":
                 self._execute("DELETE FROM swap_inputs WHERE swap = ?", (swap.id,))
             self._proofs.free_reserved(swap.id, lost=lost)
@@ -292,6 +299,8 @@ class Journal:
             "VALUES (?, 'credit', ?, ?, ?, ?, ?)",
             (swap.account, swap.id, amount, swap.purse.mint, swap.purse.unit, now),
         )
+        if swap.cause is not None:
+            self._invoices.close_within(swap.cause, "issued")
 
     def _open_account(self, swap: Swap, key_hash: str | None, now: int) -> None:
         kind = "single" if swap.purpose == "single" else "key"

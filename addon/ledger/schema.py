@@ -227,6 +227,32 @@ CREATE TABLE days (
 CREATE INDEX requests_ended ON requests (ended_ms);
 """
 
+_INVOICES: Final = """
+CREATE TABLE invoices (
+    id TEXT PRIMARY KEY,
+    purpose TEXT NOT NULL CHECK (purpose IN ('key', 'topup')),
+    state TEXT NOT NULL CHECK (state IN ('open', 'left', 'paid', 'lost')),
+    account TEXT NOT NULL,
+    mint TEXT NOT NULL,
+    unit TEXT NOT NULL CHECK (unit IN ('sat', 'msat')),
+    amount INTEGER NOT NULL CHECK (amount > 0),
+    quote BLOB,
+    locked INTEGER NOT NULL CHECK (locked IN (0, 1)),
+    bolt11 TEXT NOT NULL,
+    payment_hash TEXT NOT NULL UNIQUE,
+    expires_at INTEGER NOT NULL,
+    key_expires_at INTEGER,
+    refund_address TEXT,
+    created_at INTEGER NOT NULL,
+    closed_at INTEGER,
+    CHECK ((state IN ('open', 'left')) = (quote IS NOT NULL)),
+    CHECK ((state = 'open') = (closed_at IS NULL))
+) STRICT, WITHOUT ROWID;
+CREATE INDEX invoices_open ON invoices (purpose, account) WHERE state = 'open';
+CREATE INDEX invoices_left ON invoices (closed_at) WHERE state = 'left';
+CREATE INDEX swaps_of_cause ON swaps (cause) WHERE cause IS NOT NULL;
+"""
+
 
 @MIGRATIONS()
 def m001_books(db: Database) -> None:
@@ -262,3 +288,9 @@ def m005_days(db: Database) -> None:
 def m006_tags_in_hand(db: Database) -> None:
     """Tags are spent first: they are found without a look at all coins."""
     db.execute("CREATE INDEX proofs_tags ON proofs (mint, unit) WHERE tag IS NOT NULL AND state = 'unspent'")
+
+
+@MIGRATIONS()
+def m007_invoices(db: Database) -> None:
+    """Lightning invoices, and the way from one to the swap that minted for it."""
+    db.executescript(_INVOICES)

@@ -1,4 +1,4 @@
-"""What mints answer, as far as it is read (NUT-01, 02, 03, 06, 07, 09, 12). Anything else is no answer."""
+"""What mints answer, as far as it is read (NUT-01, 02, 03, 04, 06, 07, 09, 12). Anything else is no answer."""
 
 from __future__ import annotations
 
@@ -81,6 +81,15 @@ class Restored(_Answer):
 
     outputs: list[Blinded]
     signatures: list[Signature]
+
+
+class MintQuote(_Answer):
+    """A quote for minting (NUT-04). `request`: the invoice."""
+
+    quote: str = Field(min_length=1, max_length=256)
+    request: str
+    state: Literal["UNPAID", "PAID", "PENDING", "ISSUED"]
+    expiry: int | None = None
 
 
 class StateOfProof(_Answer):

@@ -18,6 +18,7 @@ from addon.wallet.coins import Coins
 from addon.wallet.curve import is_signed_by, unblind
 from addon.wallet.epochs import Epochs
 from addon.wallet.mints import Mint
+from addon.wallet.quotes import Claim
 from addon.wallet.seeds import Output, Seeds
 from addon.wallet.verdicts import Verdict
 from addon.wallet.wire import NoAnswer, Unknown
@@ -40,6 +41,8 @@ class Work:
     nonce: bytes = field(repr=False)
     inputs: tuple[Proof, ...] = field(repr=False)
     outputs: tuple[Output, ...] = field(repr=False)
+    claim: Claim | None = field(default=None, repr=False)
+    """In place of the inputs: the paid quote whose coins are minted."""
 
     @property
     def own(self) -> bool:

@@ -80,6 +80,11 @@ def public_key(secret: bytes) -> bytes:
     return bytes(PrivateKey(secret).public_key.format())
 
 
+def schnorr(secret: bytes, digest: bytes) -> str:
+    """A signature (BIP340, hex) of a secret key on 32 bytes."""
+    return str(PrivateKey(secret).sign_schnorr(digest).hex())
+
+
 def scalar(material: bytes) -> bytes:
     """A secret key from random or derived bytes: as they are, but for the one in 2**128 that is none."""
     while not 0 < int.from_bytes(material, "big") < ORDER:

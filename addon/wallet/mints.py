@@ -132,14 +132,14 @@ class Mint:
 
     async def swap(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> list[Signature]:
         """NUT-03: spends the inputs, signs the outputs, in order."""
-        signed = read(Signatures, await self._ask("/v1/swap", {"inputs": inputs, "outputs": outputs})).signatures
+        signed = read(Signatures, await self.ask("/v1/swap", {"inputs": inputs, "outputs": outputs})).signatures
         if len(signed) != len(outputs):
             raise Unknown("not one signature per output")
         return signed
 
     async def states(self, ys: Sequence[str]) -> dict[str, ProofState]:
         """NUT-07: what became of these coins; every one is answered."""
-        states = read(States, await self._ask("/v1/checkstate", {"Ys": ys})).states
+        states = read(States, await self.ask("/v1/checkstate", {"Ys": ys})).states
         told = {state.Y: state.state for state in states}
         if told.keys() != set(ys):
             raise Unknown("not one state per coin")
@@ -148,7 +148,7 @@ class Mint:
     async def signed(self, keyset: str, blinded: Sequence[str]) -> dict[str, Signature]:
         """NUT-09: which of these outputs the mint ever signed, with the signatures."""
         outputs = [{"amount": 1, "id": keyset, "B_": b} for b in blinded]
-        found = read(Restored, await self._ask("/v1/restore", {"outputs": outputs}))
+        found = read(Restored, await self.ask("/v1/restore", {"outputs": outputs}))
         if len(found.outputs) != len(found.signatures):
             raise Unknown("not one signature per restored output")
         signed = {o.B_: s for o, s in zip(found.outputs, found.signatures, strict=True)}
@@ -156,7 +156,8 @@ class Mint:
             raise Unknown("restored what was not asked for")
         return signed
 
-    async def _ask(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
+    async def ask(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        """A question's JSON, or NoAnswer; not asked at all while the mint wants to be left alone."""
         if (left_s := self._quiet_until - self._clock()) > 0:
             raise RateLimited(left_s)
         try:
@@ -172,12 +173,12 @@ class Mint:
         return answer
 
     async def _load(self) -> Facts:
-        info = read(Info, await self._ask("/v1/info"))
+        info = read(Info, await self.ask("/v1/info"))
         if not (info.offers(7) and info.offers(9)):
             raise MintNotAccepted(
                 f"The mint {self.url} offers no NUT-07 and NUT-09: a swap whose answer is lost could not be recovered."
             )
-        rows = read(KeysetRows, await self._ask("/v1/keysets")).keysets
+        rows = read(KeysetRows, await self.ask("/v1/keysets")).keysets
         keysets = {row.id: found for row in rows if (found := await self._keyset(row)) is not None}
         self._facts, self._loaded_at = Facts(self.url, keysets, info.offers(12)), self._clock()
         return self._facts
@@ -198,7 +199,7 @@ class Mint:
         return Keyset(row.id, row.unit, row.active, fee_ppk, keys)
 
     async def _keys_of(self, row: KeysetRow) -> Mapping[int, str]:
-        sets = read(KeysOfSets, await self._ask(f"/v1/keys/{row.id}")).keysets
+        sets = read(KeysOfSets, await self.ask(f"/v1/keys/{row.id}")).keysets
         found = next((keyset.keys for keyset in sets if keyset.id == row.id), None)
         if found is None:
             raise Unknown("the keys of another keyset")

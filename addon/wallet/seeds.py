@@ -93,6 +93,10 @@ class Seeds:
                 "A sealed row of the ledger does not open with this node's NSEC. Was it changed?"
             ) from None
 
+    def quote_key(self, invoice: str) -> bytes:
+        """The secret key that a mint's quote is locked to (NUT-20)."""
+        return scalar(self._derive("quote key", invoice))
+
     def _cipher(self, purpose: str, account: str) -> AESGCM:
         return AESGCM(self._derive("seal", purpose, account))
 

@@ -1,4 +1,4 @@
-"""A swap, run and resumed: siblings, driven by the table in `verdicts.py`.
+"""A swap, or the minting of a paid quote, run and resumed: siblings, driven by the table in `verdicts.py`.
 
     written down (`Journal.open`) ──> asked (POST) ──> booked (`Journal.executed`, with coins and credit)
                                           │       └──> closed (`Journal.not_executed`)
@@ -27,10 +27,12 @@ from typing import Any, Final
 from addon.errors import place
 from addon.ledger import Journal, NewSwap, Proofs, Swap
 from addon.tokens import Proof
+from addon.wallet import quotes
 from addon.wallet.booking import Booking, Ended, Look, Work
 from addon.wallet.coins import INPUTS, TAG, Coins
 from addon.wallet.curve import point_of
 from addon.wallet.mints import Mint, Mints
+from addon.wallet.quotes import Claim
 from addon.wallet.seeds import Seeds
 from addon.wallet.verdicts import Verdict, of_first_post, of_look, was_refused
 from addon.wallet.wire import Coded, NoAnswer, Uncoded
@@ -144,19 +146,25 @@ class Swaps:
 
     def _prepare(self, swap: Swap, mint: Mint) -> Work:
         nonce = self._seeds.unseal(TAG, swap.id, swap.tag)
-        if swap.inputs is None:
-            inputs = [self._coins.spendable(coin) for coin in self._proofs.taken_by(swap.id)]
-        else:
-            inputs = [_as_proof(row) for row in json.loads(self._seeds.unseal(INPUTS, swap.id, swap.inputs))]
+        inputs, claim = self._inputs(swap)
         outputs = self._seeds.outputs(swap.purse, swap.epoch, swap.keyset, swap.amounts, swap.counters, nonce)
-        return Work(swap, mint, nonce, tuple(inputs), tuple(outputs))
+        return Work(swap, mint, nonce, tuple(inputs), tuple(outputs), claim)
+
+    def _inputs(self, swap: Swap) -> tuple[list[Proof], Claim | None]:
+        """The coins that are swapped, or the quote whose coins are minted."""
+        if swap.inputs is None:
+            return [self._coins.spendable(coin) for coin in self._proofs.taken_by(swap.id)], None
+        sealed = json.loads(self._seeds.unseal(INPUTS, swap.id, swap.inputs))
+        if isinstance(sealed, dict):
+            return [], Claim(sealed["quote"], self._seeds.quote_key(swap.id) if sealed["locked"] else None)
+        return [_as_proof(row) for row in sealed], None
 
     async def _start(self, run: _Run, work: Work) -> Ended:
         """The first POST of a row that nobody asked about before."""
         answer = await self._post(work)
         if answer is None:
             return Ended(Verdict.EXECUTED)
-        verdict = of_first_post(answer)
+        verdict = of_first_post(answer, minting=work.claim is not None)
         if verdict is not Verdict.LOOK:
             return await self._booking.close(work, Look(verdict), answer)
         return await self._recover(run, work, refused=_ended(answer), certain=_ended(answer), reason=answer)
@@ -211,7 +219,10 @@ class Swaps:
         outputs = sorted(work.outputs, key=lambda output: output.amount)
         asked = [{"amount": o.amount, "id": work.swap.keyset, "B_": o.blinded} for o in outputs]
         try:
-            signatures = await work.mint.swap([_as_input(proof) for proof in work.inputs], asked)
+            if work.claim is not None:
+                signatures = await quotes.issue(work.mint, work.claim, asked)
+            else:
+                signatures = await work.mint.swap([_as_input(proof) for proof in work.inputs], asked)
             signed = {o.blinded: s for o, s in zip(outputs, signatures, strict=True)}
             await self._booking.book(work, signed)
         except NoAnswer as answer:
@@ -220,7 +231,10 @@ class Swaps:
 
     async def _look(self, work: Work, *, refused: bool) -> Look:
         try:
-            states = await work.mint.states([point_of(proof.secret) for proof in work.inputs])
+            if work.claim is not None:
+                states = await quotes.as_inputs(work.mint, work.claim)
+            else:
+                states = await work.mint.states([point_of(proof.secret) for proof in work.inputs])
             signed = await work.mint.signed(work.swap.keyset, [output.blinded for output in work.outputs])
         except NoAnswer as answer:
             log.info("swap %s: not known yet (%s)", work.swap.id[:16], answer)

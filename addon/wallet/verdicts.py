@@ -25,6 +25,9 @@ credited. STALE: those signatures were met, and this request can never be execut
 11001 to a first POST is looked into, too: what stands between us and the mint may have sent it twice, and
 the second was refused for what the first did.
 
+A paid invoice is minted by the same table (`minting.py`): POST /v1/mint/bolt11 for the swap, and the state of the
+quote for that of the inputs, ISSUED for SPENT, PAID for UNSPENT; each coded refusal of a first POST is a LOOK.
+
 A verdict against the client that comes from looking while a POST may still be at work is believed when
 two looks in a row agree.
 """
@@ -41,8 +44,8 @@ from addon.wallet.wire import Coded, NoAnswer, RateLimited, Uncoded, Unreachable
 SPENT_CODE: Final = 11001
 PENDING_CODE: Final = 11002
 SIGNED_CODE: Final = 11003
-AMBIGUOUS_WHEN_REPEATED: Final = frozenset((11001, 11002, 11003, 11004))
-"""Spent, pending, signed, being signed: by ourselves, perhaps."""
+AMBIGUOUS_WHEN_REPEATED: Final = frozenset((11001, 11002, 11003, 11004, 20002, 20005))
+"""Spent, pending, signed, being signed, and a quote issued or pending: by ourselves, perhaps."""
 KEYSET_CODES: Final = frozenset((11000, 11005, 12001, 12002))
 """The mint's keysets or fees are not those that we know: nothing executed, ask for them again."""
 
@@ -58,12 +61,12 @@ class Verdict(Enum):
     LOOK = "look"
 
 
-def of_first_post(answer: NoAnswer) -> Verdict:
-    """What a first POST's answer means."""
+def of_first_post(answer: NoAnswer, *, minting: bool = False) -> Verdict:
+    """What a first POST's answer means. A mint's refusal to mint is always looked into: it has been paid already."""
     match answer:
         case Unreachable() | RateLimited():
             return Verdict.REFUSED
-        case Coded(code=code) if code not in (SPENT_CODE, SIGNED_CODE):
+        case Coded(code=code) if code not in (SPENT_CODE, SIGNED_CODE) and not minting:
             return Verdict.REFUSED
         case _:
             return Verdict.LOOK
