@@ -8,13 +8,12 @@ what strangers can add to the ledger for nothing, rows of worthless tokens, from
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
-from addon.errors import Failure, LedgerBusy, place
+from addon.errors import Failure, place
 from addon.ledger import Journal, Purse, Refund, Refunds
 from addon.money import MSAT_PER_UNIT
 from addon.wallet.epochs import Epochs
@@ -82,10 +81,12 @@ class Recovery:
 
     async def _tidy(self) -> None:
         while True:
-            with contextlib.suppress(LedgerBusy):
+            try:
                 before = int(self._clock()) - KEEP_CLOSED_S
                 while self._journal.forget_closed(before=before, most=MOST_CLOSED):
                     await asyncio.sleep(0)
+            except Exception as error:  # busy, or a full disk: the next round does it
+                log.info("closed swaps are kept for now: %s", place(error))
             await asyncio.sleep(TIDY_EVERY_S)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:

@@ -236,15 +236,16 @@ class Refunder:
 
     async def _unclaimed(self, refunds: Sequence[Refund]) -> list[Refund]:
         """Those whose coins nobody claimed, as far as their mints tell: their answer may have been lost."""
-        found = []
+        coins = {refund.id: [coin.Y for coin in self._proofs.taken_by(refund.id)] for refund in refunds}
+        unspent: set[str] = set()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(TURN_S):
-                for refund in refunds:
-                    ys = [coin.Y for coin in self._proofs.taken_by(refund.id)]
+                for mint in {refund.purse.mint for refund in refunds}:
+                    ys = [y for refund in refunds if refund.purse.mint == mint for y in coins[refund.id]]
                     with contextlib.suppress(NoAnswer):
-                        states = await self._mints.at(refund.purse.mint).states(ys)
-                        found += [refund] if set(states.values()) == {"UNSPENT"} else []
-        return found
+                        states = await self._mints.at(mint).states(ys)
+                        unspent |= {y for y, state in states.items() if state == "UNSPENT"}
+        return [refund for refund in refunds if unspent.issuperset(coins[refund.id])]
 
     def _told(self, account: str, paid: set[str], unclaimed: Sequence[Refund]) -> Refunded:
         """What was paid now, and since the last top-up (one may have come in meanwhile); and what waits unclaimed."""
