@@ -14,7 +14,7 @@ from decimal import Decimal
 from typing import Final
 
 from addon.ledger import End, Settlement
-from addon.metering import Family, Metered, Unseen, Usage
+from addon.metering import Extent, Family, Metered, Unseen, Usage
 from addon.pricing import Charge, Price, Quantities, charge
 
 INPUT_BYTES_PER_TOKEN: Final = 3
@@ -37,7 +37,7 @@ class PaidRequest:
     minimum_msat: int
     input_bound: int
     output_bound: int
-    body_bytes: int
+    extent: Extent
     unseen: Unseen
     stream: bool
     hide_usage: bool
@@ -81,14 +81,15 @@ def bill(
 def _tokens(paid: PaidRequest, metered: Metered | None, end: End) -> tuple[Quantities | None, str]:
     """What is paid for, and which rung of the ladder said so; None: nothing."""
     if metered is None:
-        return (None, "none") if end != "client_left" else (Quantities(_input_counted(paid), 0), "counted")
+        left = Quantities(_input_counted(paid), _uncapped(paid))
+        return (None, "none") if end != "client_left" else (left, "counted")
     usage = metered.usage
     if usage is None and metered.failed and not metered.text_bytes:
         return None, "none"  # the upstream failed before any content
     if not metered.readable:
         return Quantities(paid.input_bound, paid.output_bound), "reserved"
     if usage is not None and usage.input is not None and usage.output is not None and not metered.suspect:
-        return _quantities(paid, usage, usage.input, usage.output), metered.source
+        return _quantities(usage, usage.input, usage.output), metered.source
     if usage is None and not metered.delivered_bytes and end != "client_left":
         return None, "none"
     told = usage or Usage(None, None)
@@ -96,11 +97,11 @@ def _tokens(paid: PaidRequest, metered: Metered | None, end: End) -> tuple[Quant
     if told.output is None or metered.suspect:
         made = max(made, _output_counted(paid, metered))
     given = _input_counted(paid) if told.input is None else told.input
-    rung = "suspect" if metered.suspect else "counted" if usage is None else "partial"
-    return _quantities(paid, told, given, made), rung
+    nothing_told = told.input is None and told.output is None
+    return _quantities(told, given, made), "suspect" if metered.suspect else "counted" if nothing_told else "partial"
 
 
-def _quantities(paid: PaidRequest, usage: Usage, given: int, made: int) -> Quantities:
+def _quantities(usage: Usage, given: int, made: int) -> Quantities:
     return Quantities(
         given,
         made,
@@ -112,24 +113,32 @@ def _quantities(paid: PaidRequest, usage: Usage, given: int, made: int) -> Quant
         input_image=usage.input_image,
         output_audio=usage.output_audio,
         output_image=usage.output_image,
-        images_sent=paid.unseen.images,
+        images_made=usage.images,
         searches=usage.searches,
     )
 
 
 def _input_counted(paid: PaidRequest) -> int:
     """Of text, about three bytes are a token; what is no text counts as much as it can be."""
-    text = max(0, paid.body_bytes - paid.unseen.bytes)
+    text = max(0, paid.extent.input_bytes - paid.unseen.bytes)
     return min(paid.input_bound, max(1, -(-text // INPUT_BYTES_PER_TOKEN)) + paid.unseen.tokens)
 
 
 def _output_counted(paid: PaidRequest, metered: Metered) -> int:
     """Each delta is a token at least; where servers send several in one, the text's bytes tell more."""
     if not paid.family.has_output:
-        return 0
+        return _uncapped(paid)
     by_text = -(-metered.text_bytes // OUTPUT_BYTES_PER_TOKEN)
     deltas = metered.deltas if metered.is_stream else 0
     return min(paid.output_bound, max(by_text, min(deltas, metered.text_bytes)))
+
+
+def _uncapped(paid: PaidRequest) -> int:
+    """Tokens of pictures or speech that usually are made, where these have no price by the piece. They are made
+    whole, whether or not the client waits."""
+    tariff = paid.price.tariff
+    by_piece = (paid.extent.images and tariff.image_made) or (paid.extent.characters and tariff.character)
+    return 0 if by_piece else min(paid.output_bound, paid.extent.usual_tokens)
 
 
 def _charge(paid: PaidRequest, tokens: Quantities, source: str) -> Charge:
@@ -137,4 +146,9 @@ def _charge(paid: PaidRequest, tokens: Quantities, source: str) -> Charge:
     if source == "reserved":
         inputs = charge(paid.price, Quantities(tokens.input, 0), **told)
         return Charge(inputs.total_msat, paid.hold_msat - inputs.total_msat)
-    return charge(paid.price, dataclasses.replace(tokens, images_sent=paid.unseen.images), **told)
+    pieces = {
+        "images_sent": paid.unseen.images,
+        "images_made": min(paid.extent.images, tokens.images_made or paid.extent.images),
+        "characters": paid.extent.characters,
+    }
+    return charge(paid.price, dataclasses.replace(tokens, **pieces), **told)

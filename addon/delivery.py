@@ -72,10 +72,11 @@ def failure(payment: Payment) -> Failure:
 
 
 def _is_live(payment: Payment, response: http.Response) -> bool:
-    """Whether the answer goes on as it comes: an event stream, or asked to be one and not told to be whole."""
+    """Whether the answer goes on as it comes: an event stream, sound, or asked to be a stream and not told to be
+    whole."""
     kind = response.headers.get("content-type", "").lower()
     whole_json = "json" in kind and "content-length" in response.headers
-    return "event-stream" in kind or (payment.paid.stream and not whole_json)
+    return "event-stream" in kind or kind.startswith("audio/") or (payment.paid.stream and not whole_json)
 
 
 def _go_live(payment: Payment, response: http.Response) -> None:

@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Any
 
 from addon.errors import ModelNotFound
-from addon.metering import Family, Unseen, admitted, unseen_of
+from addon.metering import Extent, Family, Unseen, admitted, unseen_of
 from addon.offers import Offer, Offers
 from addon.pricing import Bounds, Cap, Fitted, Quantities, asked_cap, bounds_of, fit, least
 from addon.settings import Settings
@@ -30,8 +30,7 @@ class Order:
     bounds: Bounds
     unseen: Unseen
     """What the body's own bytes do not bound: images, audio, files."""
-    input_bytes: int
-    """Of what the model reads: the body, unless its family reads parts of it several times."""
+    extent: Extent
     dropped: tuple[str, ...]
     is_whole: bool
     """Whether `body` holds every field of `raw`: none was dropped, none was null."""
@@ -79,8 +78,8 @@ def read(family: Family, raw: bytes, offers: Offers, settings: Settings) -> Orde
     body, dropped = admitted(parsed, family.fields, family.caps, settings.unknown_fields)
     cap = asked_cap(_cap_place(body, family), family.caps)
     unseen = unseen_of(body)
-    extent = family.extent_of(body, len(raw))
-    if not offer.sells_text:
+    extent = family.extent(body, len(raw))
+    if not _is_sold(offer, extent):
         raise ModelNotFound("This model is not on sale for this kind of request.", model=offer.id)
     bounds = bounds_of(
         offer.model,
@@ -91,7 +90,8 @@ def read(family: Family, raw: bytes, offers: Offers, settings: Settings) -> Orde
         self_bounded=offer.self_bounded,
         default_context=settings.default_context_length,
         min_output=settings.min_output_tokens,
-        counted=Quantities(0, 0, images_sent=unseen.images, searches=extent.searches),
+        counted=_pieces(extent, unseen),
+        made_tokens=extent.made_tokens,
     )
     return Order(
         family=family,
@@ -101,13 +101,34 @@ def read(family: Family, raw: bytes, offers: Offers, settings: Settings) -> Orde
         cap=cap,
         bounds=bounds,
         unseen=unseen,
-        input_bytes=extent.input_bytes,
+        extent=extent,
         dropped=dropped,
         is_whole=body == parsed,
         minimum_msat=settings.min_request_msat,
         min_output=settings.min_output_tokens,
         usd_per_btc=offers.usd_per_btc,
         asks_usage=family.asks_usage and settings.upstream_dialect not in _NEVER_ASKED,
+    )
+
+
+def _is_sold(offer: Offer, extent: Extent) -> bool:
+    """Whether such a request costs something: prices can be by the piece alone."""
+    tariff = offer.price.tariff
+    by_piece = (extent.images and tariff.image_made) or (extent.characters and tariff.character)
+    return offer.sells_text or bool(by_piece)
+
+
+def _pieces(extent: Extent, unseen: Unseen) -> Quantities:
+    """What is counted by the piece, at most; which of what is made may be pictures or sound."""
+    return Quantities(
+        0,
+        0,
+        images_sent=unseen.images,
+        images_made=extent.images,
+        searches=extent.searches,
+        characters=extent.characters,
+        output_image=extent.made_tokens if extent.images else 0,
+        output_audio=extent.made_tokens if extent.characters else 0,
     )
 
 

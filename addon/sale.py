@@ -141,7 +141,7 @@ def _paid(arrived: Arrival, order: Order, account: str, fitted: Fitted, left_msa
         minimum_msat=order.minimum_msat,
         input_bound=order.bounds.input_tokens,
         output_bound=fitted.output_tokens,
-        body_bytes=order.input_bytes,
+        extent=order.extent,
         unseen=order.unseen,
         stream=order.stream,
         hide_usage=order.hide_usage,

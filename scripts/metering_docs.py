@@ -49,7 +49,9 @@ def _row(family: Family) -> str:
 
 
 def _streamed(family: Family) -> str:
-    if not family.has_output:
+    if "stream_format" in family.fields.known:
+        return "where `stream_format` is sse"
+    if "stream" not in family.fields.known:
         return "never"
     return "unless `stream` is false" if family.streams else "where `stream` is true"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from addon.billing import PaidRequest, bill
 from addon.catalog import Tariff
 from addon.ledger import End, Settlement
-from addon.metering import FAMILIES, Metered, Unseen, Usage
+from addon.metering import FAMILIES, Extent, Metered, Unseen, Usage
 from addon.pricing import Price, price_in_sats
 
 PRICE = price_in_sats(request=Decimal("0.011"), per_1k_input=Decimal(3), per_1k_output=Decimal(7))
@@ -24,7 +25,7 @@ EMBEDDINGS = FAMILIES[2]
 def paid(**changes: Any) -> PaidRequest:
     facts: dict[str, Any] = {
         "id": "r", "account": "a", "family": CHAT, "model": "m", "price": PRICE, "usd_per_btc": None, "hold_msat": 10_000, "available_msat": 500,
-        "minimum_msat": 1, "input_bound": 2000, "output_bound": 100, "body_bytes": 300, "unseen": Unseen(),
+        "minimum_msat": 1, "input_bound": 2000, "output_bound": 100, "extent": Extent(300), "unseen": Unseen(),
         "stream": True, "hide_usage": True, "wants_receipt": True, "started_ms": 1,
     }  # fmt: skip
     return PaidRequest(**facts | changes)
@@ -88,7 +89,7 @@ def test_embeddings_without_figures_cost_their_input_only() -> None:
 
 def test_an_image_without_figures_costs_as_much_as_one_can_be_and_never_more_than_was_held() -> None:
     """A URL of a hundred bytes can be sixteen thousand tokens. (Incidents 22, 32.)"""
-    held = {"hold_msat": 10**6, "body_bytes": 4_000_300, "unseen": Unseen(images=1, bytes=4_000_000)}
+    held = {"hold_msat": 10**6, "extent": Extent(4_000_300), "unseen": Unseen(images=1, bytes=4_000_000)}
     answer = metered(deltas=1, text_bytes=4, delivered_bytes=99)
     assert settle(answer, request=paid(**held, input_bound=50_000)).input_tokens == 100 + 16_384
     assert settle(answer, request=paid(**held, input_bound=8192)).input_tokens == 8192
@@ -111,6 +112,34 @@ def test_an_image_that_is_priced_by_the_piece_is_charged_beside_its_tokens() -> 
         settle(metered(usage=Usage(7, 3), source="reported", delivered_bytes=99), request=request).cost_msat
         == 7 + 6 + 1500
     )
+
+
+IMAGES = next(f for f in FAMILIES if f.name == "images")
+SPEECH = next(f for f in FAMILIES if f.name == "speech")
+
+
+def test_pictures_without_figures_cost_what_they_usually_do_or_their_price_by_the_piece() -> None:
+    """(Incident 32.)"""
+    asked = {"family": IMAGES, "extent": Extent(30, images=2, made_tokens=9000, usual_tokens=8000)}
+    asked |= {"hold_msat": 10**6, "output_bound": 9000}
+    answer = metered(usage=Usage(None, None, images=2), source="partial", text_bytes=10**6, delivered_bytes=10**6)
+    by_token = settle(answer, request=paid(**asked))
+    assert (by_token.output_tokens, by_token.usage_source) == (8000, "counted")
+    by_piece = replace(PRICE, tariff=replace(PRICE.tariff, image_made=Decimal(500)))
+    assert settle(answer, request=paid(**asked, price=by_piece)).output_msat == 2 * 500
+    one = replace(answer, usage=Usage(None, None, images=1))
+    assert settle(one, request=paid(**asked, price=by_piece)).output_msat == 500
+    assert settle(metered(failed=True, delivered_bytes=80), request=paid(**asked)).cost_msat == 0
+
+
+def test_speech_costs_its_characters_even_if_the_client_does_not_wait_for_it() -> None:
+    asked = {"family": SPEECH, "extent": Extent(30, characters=100, made_tokens=900, usual_tokens=200)}
+    asked |= {"hold_msat": 10**6, "output_bound": 900}
+    assert settle(metered(delivered_bytes=5000), request=paid(**asked)).output_tokens == 200
+    assert settle(None, "client_left", paid(**asked)).output_tokens == 200
+    by_piece = replace(PRICE, tariff=replace(PRICE.tariff, character=Decimal(3)))
+    said = settle(metered(delivered_bytes=5000), request=paid(**asked, price=by_piece))
+    assert said.cost_msat == 11 + 3 * 10 + 3 * 100
 
 
 def test_figures_beyond_the_hold_are_the_operators_shortfall() -> None:

@@ -40,14 +40,15 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "query": TEXT, "documents": st.lists(TEXT, max_size=5), "stream": st.booleans(), "images": st.just(["AA"]),
     "max_tokens": CAP, "max_completion_tokens": CAP, "max_output_tokens": CAP, "n_predict": CAP,
     "options": st.fixed_dictionaries({}, optional={"num_predict": CAP, "num_ctx": CAP}),
-    "tools": st.just([{"type": "function", "function": {"name": "f"}}]), "previous_response_id": TEXT, "n": st.just(3),
+    "tools": st.just([{"type": "function", "function": {"name": "f"}}]), "previous_response_id": TEXT, "n": st.integers(1, 10),
 }  # fmt: skip
 BODIES = st.fixed_dictionaries({"model": st.sampled_from(["small", "open", "unknown"])}, optional=FIELDS)
 RATES = st.decimals(0, 9, places=3)
 TARIFFS = st.builds(
     Tariff, RATES, RATES, RATES, cache_read=st.none() | RATES, cache_write=st.none() | RATES,
     cache_write_1h=st.none() | RATES, reasoning=st.none() | RATES, input_audio=st.none() | RATES,
-    input_image=st.none() | RATES, image_sent=st.none() | RATES,
+    input_image=st.none() | RATES, image_sent=st.none() | RATES, image_made=st.none() | RATES,
+    output_image=st.none() | RATES, output_audio=st.none() | RATES, character=st.none() | RATES,
 )  # fmt: skip
 SHARE = st.fractions(0, 1)
 
@@ -65,7 +66,7 @@ def cap_sent(made: Order, fitted: Fitted) -> int:
     place = sent.get("options", {}) if made.family.cap_inside else sent
     caps = [place[name] for name in made.family.caps if name in place]
     if not made.family.has_output:
-        return 0
+        return made.bounds.output_tokens
     assert caps or made.offer.self_bounded, "a server that does not stop by itself is told when to"
     return max(caps, default=8192)
 
@@ -74,7 +75,7 @@ def paid(made: Order, fitted: Fitted) -> PaidRequest:
     return PaidRequest(
         id="r", account="a", family=made.family, model="m", price=made.offer.price, hold_msat=fitted.hold_msat,
         available_msat=0, minimum_msat=1, input_bound=made.bounds.input_tokens, output_bound=fitted.output_tokens,
-        body_bytes=made.input_bytes, unseen=made.unseen, stream=made.stream, hide_usage=made.hide_usage,
+        extent=made.extent, unseen=made.unseen, stream=made.stream, hide_usage=made.hide_usage,
         wants_receipt=True, started_ms=1, usd_per_btc=None,
     )  # fmt: skip
 
@@ -107,6 +108,8 @@ def test_no_request_that_passes_can_cost_more_than_its_hold(
         given_tokens, None if reported == "input" else made_tokens, cached_input=cached, cache_write=written,
         cache_write_1h=taken(shares[4], written), reasoning=taken(shares[5], made_tokens),
         input_audio=taken(shares[6], media), input_image=taken(shares[7], media),
+        output_image=made_tokens if made.extent.images else 0, output_audio=made_tokens if made.extent.characters else 0,
+        images=taken(shares[4], 2 * made.extent.images),
     )  # fmt: skip
     answer = Metered(
         usage=None if reported == "none" else usage, source="reported", raw_usage=None, complete=True, failed=False,

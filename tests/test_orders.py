@@ -118,7 +118,35 @@ def test_a_reranker_is_held_for_the_query_with_every_document(query: str, docume
     assert held.counted.searches >= -(-len(documents) // 100)
 
 
+def test_pictures_and_speech_are_held_in_full_whatever_the_balance() -> None:
+    picture = order({"model": "small", "prompt": "a cat", "n": 3}, "/v1/images/generations")
+    assert picture.bounds.output_tokens == 3 * 16_384 and picture.bounds.counted.images_made == 3
+    speech = order({"model": "small", "input": "x" * 100, "voice": "alloy"}, "/v1/audio/speech")
+    assert speech.bounds.output_tokens == 100 * 8 + 1024 and speech.bounds.counted.characters == 100
+    for made in (picture, speech):
+        assert made.fit(10**9).hold_msat == made.least_msat
+        with pytest.raises(InsufficientBalance):
+            made.fit(made.least_msat - 1)
+
+
+def test_a_model_that_is_priced_by_the_piece_is_sold_for_that_piece_alone() -> None:
+    by_image = Price(Tariff(Decimal(0), Decimal(0), Decimal(0), image_made=Decimal(9)), Fraction(1))
+    offers = Offers({"painter": Offer(Model("painter"), by_image, False, sells_text=False)})
+    raw = json.dumps({"model": "painter", "prompt": "x", "messages": [], "input": "x"}).encode()
+    made = orders.read(family("/v1/images/generations"), raw, offers, Settings())
+    assert made.least_msat == 9
+    for path in ("/v1/chat/completions", "/v1/audio/speech", "/v1/embeddings"):
+        with pytest.raises(ModelNotFound):
+            orders.read(family(path), raw, offers, Settings())
+
+
 REFUSED = (
+    ("/v1/images/generations", {"n": 11}),
+    ("/v1/images/generations", {"n": True}),
+    ("/v1/images/generations", {"quality": "hd"}),
+    ("/v1/images/generations", {"size": "1792x1024"}),
+    ("/v1/audio/speech", {"speed": 0.01}),
+    ("/v1/audio/speech", {"input": ["x"]}),
     ("/v1/rerank", {"query": "x", "documents": [{"image": "http://x/y.png"}]}),
     ("/api/embed", {"input": [{"image": "AA"}]}),
     ("/v1/messages", {"tools": [{"type": "web_search_20250305", "name": "web_search"}]}),

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Final
 
-from addon.metering.figures import Asked, Course, Figures, OpenAiReader, Source, scanned
+from addon.metering.figures import Asked, Course, Figures, OpenAiReader, Source, objects, scanned
 from addon.metering.usage import (
     TOKEN_NAMES,
     Usage,
@@ -159,3 +159,37 @@ class RerankReader(OpenAiReader):
         told = read_counts(billed, ("search_units",))
         if told is not None and told["search_units"] and isinstance(billed, dict):
             self.keep_final(Usage(0, 0, searches=told["search_units"]), billed)
+
+
+class MediaReader:
+    """Images and speech: the `usage` of the answer, or of the event that ends its stream; else the pictures that
+    came are counted. What is made is output, though no cap bounds it."""
+
+    def __init__(self, asked: Asked, *, has_output: bool) -> None:
+        self._found: tuple[Usage, Mapping[str, Any]] | None = None
+        self._images = 0
+
+    def read(self, payload: Mapping[str, Any], course: Course) -> None:
+        kind = payload.get("type")
+        course.failed |= kind == "error" or bool(payload.get("error"))
+        course.ended |= isinstance(kind, str) and kind.endswith((".completed", ".done"))
+        self._images += len(objects(payload.get("data"))) + (kind == "image_generation.completed")
+        self._take(payload.get("usage"))
+
+    def scan(self, raw: bytes) -> None:
+        for reported in scanned(raw, "usage"):
+            self._take(reported)
+            break
+
+    def figures(self, *, ended: bool) -> Figures:
+        if self._found is not None:
+            usage, raw = self._found
+            return Figures(dataclasses.replace(usage, images=self._images), "reported", raw)
+        if self._images:
+            return Figures(Usage(None, None, images=self._images), "partial", None)
+        return Figures(None, "missing", None)
+
+    def _take(self, reported: object) -> None:
+        usage = read_openai(reported, has_output=True, names=TOKEN_NAMES)
+        if usage is not None and isinstance(reported, dict):
+            self._found = usage, reported

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-from addon.metering.dialects import AnthropicReader, OllamaReader, RerankReader, ResponsesReader
+from addon.metering.dialects import AnthropicReader, MediaReader, OllamaReader, RerankReader, ResponsesReader
+from addon.metering.extent import ExtentOf, pairs, pictures, speech, whole_body
 from addon.metering.fields import (
     CHAT_FIELDS,
     COMPLETION_FIELDS,
     EMBEDDING_FIELDS,
+    IMAGE_FIELDS,
     MESSAGE_FIELDS,
     OLLAMA_CHAT_FIELDS,
     OLLAMA_EMBED_FIELDS,
     OLLAMA_GENERATE_FIELDS,
     RERANK_FIELDS,
     RESPONSE_FIELDS,
+    SPEECH_FIELDS,
     Fields,
 )
 from addon.metering.figures import OpenAiReader, ReaderMaker
@@ -25,20 +27,6 @@ from addon.metering.texts import USAGE, Texts, chat_texts, message_texts, no_tex
 
 CAPS: Final = ("max_tokens", "max_completion_tokens", "max_output_tokens", "max_new_tokens", "n_predict")
 """Every name by which some server takes an output cap."""
-
-PAIR_BYTES: Final = 64
-"""What a reranker's template adds to each document."""
-SEARCH_DOCUMENTS: Final = 100
-SEARCH_PART_BYTES: Final = 500
-"""Of a document: a part has five hundred tokens, none shorter than a byte."""
-
-
-@dataclass(frozen=True, slots=True)
-class Extent:
-    """How much a request is: bytes of text that the model reads, and searches that are counted, at most."""
-
-    input_bytes: int
-    searches: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +40,7 @@ class Family:
     answer is streamed where the body does not say. `fields`: what of a body may pass. `reader` and `texts`: how
     figures and text are read out of an answer; `told_in`: where figures stand, in words; `word`: stands in every
     event that has some. `receipt`: what may follow a stream's end; None: nothing. `extent`: how much a request
-    is, where its input is not its body, read once.
+    is at most, beside its cap.
     """
 
     name: str
@@ -68,30 +56,16 @@ class Family:
     word: bytes = USAGE
     cap_inside: str | None = None
     streams: bool = False
-    extent: Callable[[Mapping[str, Any]], Extent] | None = None
+    extent: ExtentOf = whole_body
 
     @property
     def has_output(self) -> bool:
         """Whether the answer is generated token by token, so that a cap bounds it."""
         return bool(self.caps)
 
-    def extent_of(self, body: Mapping[str, Any], body_bytes: int) -> Extent:
-        """How much a request is whose body, with the fields that pass, came in so many bytes."""
-        return Extent(body_bytes) if self.extent is None else self.extent(body)
-
     @property
     def path(self) -> str:
         return self.paths[0]
-
-
-def _pairs(body: Mapping[str, Any]) -> Extent:
-    """A reranker reads the query once more with each document. Cohere counts a hundred documents as one search, and
-    a long one as several."""
-    documents = [d["text"] if isinstance(d, dict) else d for d in body.get("documents", ())]
-    query = len(str(body.get("query", "")).encode("utf-8", "surrogatepass"))
-    pairs = [query + len(d.encode("utf-8", "surrogatepass")) + PAIR_BYTES for d in documents]
-    parts = sum(1 + pair // SEARCH_PART_BYTES for pair in pairs)
-    return Extent(sum(pairs), -(-parts // SEARCH_DOCUMENTS))
 
 
 def _usual_first(name: str) -> tuple[str, ...]:
@@ -168,7 +142,31 @@ FAMILIES: Final = (
         fields=RERANK_FIELDS,
         reader=RerankReader,
         texts=no_texts,
-        extent=_pairs,
+        extent=pairs,
+    ),
+    Family(
+        name="images",
+        paths=("/v1/images/generations", "/images/generations"),
+        caps=(),
+        own_caps=(),
+        asks_usage=False,
+        told_in="`usage` of the answer, or of the event that ends it; else its pictures",
+        fields=IMAGE_FIELDS,
+        reader=MediaReader,
+        texts=no_texts,
+        extent=pictures,
+    ),
+    Family(
+        name="speech",
+        paths=("/v1/audio/speech", "/audio/speech"),
+        caps=(),
+        own_caps=(),
+        asks_usage=False,
+        told_in="`usage` of the event that ends it; else the request's characters",
+        fields=SPEECH_FIELDS,
+        reader=MediaReader,
+        texts=no_texts,
+        extent=speech,
     ),
     Family(
         name="ollama chat",

@@ -178,6 +178,33 @@ RERANK_FIELDS: Final = Fields(
 )
 
 
+IMAGE_FIELDS: Final = Fields(
+    frozenset(
+        (
+            *("model", "prompt", "n", "size", "quality", "style", "response_format", "background", "moderation"),
+            *("output_format", "output_compression", "user", "stream", "partial_images"),
+        )
+    ),
+    {
+        **MULTIPLIERS,
+        "prompt": lambda value: isinstance(value, str),
+        "n": lambda value: isinstance(value, int) and value is not True and 1 <= value <= 10,
+        # dearer by the piece than what the price of a picture is for
+        "size": lambda value: value in ("auto", "256x256", "512x512", "1024x1024"),
+        "quality": lambda value: value in ("auto", "standard", "low", "medium"),
+        "partial_images": lambda value: isinstance(value, int) and 0 <= value <= 3,
+    },
+)
+SPEECH_FIELDS: Final = Fields(
+    frozenset(("model", "input", "voice", "instructions", "response_format", "speed", "stream_format")),
+    {
+        **MULTIPLIERS,
+        "input": lambda value: isinstance(value, str),
+        "speed": lambda value: isinstance(value, int | float) and value is not True and 0.25 <= value <= 4,
+    },
+)
+
+
 def admitted(
     body: Mapping[str, Any], fields: Fields, caps: tuple[str, ...], unknown: Unknown
 ) -> tuple[dict[str, Any], tuple[str, ...]]:

@@ -35,6 +35,7 @@ class Usage:
     output_audio: int = 0
     output_image: int = 0
     searches: int = 0
+    images: int = 0
 
 
 class Implausible(ValueError):

@@ -37,7 +37,7 @@ class Bounds:
     """The most that a request can use. `must_cap`: the upstream does not stop by itself, so a cap is written.
 
     `media`: there may be audio or images among the input's tokens, each at a price of its own; `counted`: what
-    is paid by the piece, as the most of each.
+    is paid by the piece, as the most of each. `is_fixed`: nothing can lower the output.
     """
 
     input_tokens: int
@@ -45,6 +45,7 @@ class Bounds:
     must_cap: bool
     media: bool = False
     counted: Quantities = NOTHING_COUNTED
+    is_fixed: bool = False
 
     def most(self, output_tokens: int) -> Quantities:
         """The same as quantities, under a cap on the output."""
@@ -78,9 +79,10 @@ def asked_cap(body: Mapping[str, object], names: Sequence[str]) -> Cap:
 
 def bounds_of(
     model: Model, cap: Cap, *, body_bytes: int, has_output: bool, unseen_input: bool, self_bounded: bool,
-    default_context: int, min_output: int, counted: Quantities = NOTHING_COUNTED,
+    default_context: int, min_output: int, counted: Quantities = NOTHING_COUNTED, made_tokens: int = 0,
 ) -> Bounds:  # fmt: skip
-    """The bounds of one request. `counted`: images, searches, seconds, characters, the most of each.
+    """The bounds of one request. `counted`: images, searches, seconds, characters, the most of each. `made_tokens`:
+    of output that no cap bounds, where a request generates no text.
 
     Tokens are at most bytes (byte-level BPE, SentencePiece with byte fallback). `unseen_input`: the body
     refers to what it does not hold (images, files): the whole context. `self_bounded`: the server ends an
@@ -90,7 +92,8 @@ def bounds_of(
     by_bytes = body_bytes + TEMPLATE_TOKENS
     inputs = (context or max(default_context, by_bytes)) if unseen_input else min(context or by_bytes, by_bytes)
     if not has_output:
-        return Bounds(by_bytes, 0, False, unseen_input, counted)  # many texts in one body, each up to the context
+        # many texts in one body, each up to the context
+        return Bounds(by_bytes, made_tokens, False, unseen_input, counted, is_fixed=True)
     limit = min(model.max_output or context or default_context, context or MAX_UNKNOWN)
     if cap.asked is not None:
         return Bounds(inputs, min(cap.asked, limit), True, unseen_input, counted)
@@ -103,7 +106,8 @@ def bounds_of(
 
 def least(price: Price, bounds: Bounds, *, min_output: int, minimum_msat: int) -> int:
     """The smallest acceptable hold of a request, in msat: what a balance or a token must bring."""
-    return _hold(price, bounds, min(bounds.output_tokens, min_output), minimum_msat)
+    output = bounds.output_tokens if bounds.is_fixed else min(bounds.output_tokens, min_output)
+    return _hold(price, bounds, output, minimum_msat)
 
 
 def fit(price: Price, bounds: Bounds, *, available_msat: int, min_output: int, minimum_msat: int) -> Fitted:

@@ -315,7 +315,7 @@ def test_bounds_follow_the_model_and_the_body() -> None:
     assert bound(model, 9999).output_tokens == 256
     assert bound(model).output_tokens == 256
     assert bound(model, body=10**6).input_tokens == 8192
-    assert bound(model, has_output=False) == Bounds(1124, 0, must_cap=False)
+    assert bound(model, has_output=False) == Bounds(1124, 0, must_cap=False, is_fixed=True)
     many_texts = bound(model, has_output=False, body=10**6)
     assert many_texts.input_tokens == 10**6 + 1024, "each text of an embedding may fill the context"
     seen = bound(model, 50, unseen_input=True)
