@@ -7,6 +7,7 @@ its balance, its charges and the refunds that the mint honoured; nothing else, t
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import signal
@@ -92,8 +93,9 @@ class Clients:
         deadline = time.monotonic() + 90
         while True:
             assert time.monotonic() < deadline, "no answer"
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, json.JSONDecodeError):  # an answer that was cut is none
                 answer = ask()
+                answer.json()
                 if answer.status == 200 and not answer.broken:
                     return answer
                 if but and answer.status == 400 and answer.json()["error"]["code"] == but:
