@@ -51,13 +51,14 @@ TARIFFS = st.builds(
     output_image=st.none() | RATES, output_audio=st.none() | RATES, character=st.none() | RATES,
 )  # fmt: skip
 SHARE = st.fractions(0, 1)
+SETTINGS = Settings()
 
 
 def order(family: Family, body: dict[str, Any], tariff: Tariff) -> Order:
     price = Price(tariff, Fraction(1))
     models = (Model("small", 8192, 256), Model("open", 8192), Model("unknown"))
     shelf = Offers({m.id: Offer(m, price, m.id == "open") for m in models})
-    return orders.read(family, json.dumps(body).encode(), shelf, Settings())
+    return orders.read(family, json.dumps(body).encode(), shelf, SETTINGS)
 
 
 def cap_sent(made: Order, fitted: Fitted) -> int:
