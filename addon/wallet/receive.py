@@ -147,22 +147,23 @@ class Receiver:
             if (row := self._journal.find(offer.id)) is not None and row.state != "refused":
                 return None
             self._refusals.check(offer.id)
-            self._check_account(offer.ask)
             amounts = _amounts(facts, offer)
             epoch = await self._epoch(mint, offer.purse)
             new = self._new_swap(offer, facts, epoch, amounts)
             try:
-                return await self._swaps.begin(mint, lambda: new)
+                return await self._swaps.begin(mint, lambda: self._checked(new))
             except InputsTaken as taken:
                 if taken.open:
                     raise OutcomeUnknown(UNKNOWN) from None
                 raise TokenAlreadySpent(SPENT) from None
 
-    def _check_account(self, ask: Receive) -> None:
+    def _checked(self, new: NewSwap) -> NewSwap:
         """An account is opened by one token: a second one's credit could never be booked."""
-        taken = self._reports.account(ask.account) is not None or self._journal.open_swaps_of(account=ask.account)
-        if ask.purpose == "key" and taken:
+        account = new.account or ""
+        taken = self._reports.account(account) is not None or self._journal.open_swaps_of(account=account)
+        if new.purpose == "key" and taken:
             raise InternalError("There is an account with this id; the token was not touched.")
+        return new
 
     async def _epoch(self, mint: Mint, purse: Purse) -> int:
         try:
