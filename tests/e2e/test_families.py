@@ -170,3 +170,25 @@ def test_a_reranker_is_charged_what_it_reports(business: Business) -> None:
     do = business.upstream.on(name, scores)
     answer = business.node.call("POST", "/v1/rerank", {"model": "small", "query": do, "documents": ["a", "b"]}, key=key)
     assert (answer.status, answer.body, answer.cost) == (200, scores, 11 + 3 * 40)
+
+
+def test_a_picture_is_charged_what_it_reports(business: Business) -> None:
+    key, name = business.account(1000), business.name()
+    tokens = {"input_tokens": 50, "output_tokens": 4160, "total_tokens": 4210}
+    picture = json.dumps({"data": [{"b64_json": "A" * 600_000}], "usage": tokens}).encode()
+    do = business.upstream.on(name, picture)
+    answer = business.node.call("POST", "/v1/images/generations", {"model": "small", "prompt": do}, key=key)
+    assert (answer.status, answer.body == picture, answer.cost) == (200, True, 11 + 3 * 50 + 7 * 4160)
+
+
+def test_speech_passes_as_it_comes_and_costs_its_characters(business: Business) -> None:
+    key, name = business.account(1000), business.name()
+    sound = (b"ID3", bytes(range(256)) * 200, b"\n\n\r\r")
+    do = business.upstream.on(name, *sound, kind="audio/mpeg", chunked=True)
+    body = json.dumps({"model": "small", "input": do, "voice": "alloy"}).encode()
+    answer = business.node.call("POST", "/v1/audio/speech", body, key=key)
+    assert (answer.status, answer.body, answer.header("x-routstr-cost-msats")) == (200, b"".join(sound), None)
+    business.node.settled(key)
+    receipt = business.node.call("GET", f"/v1/receipts/{answer.header('x-routstr-request-id')}", key=key).json()
+    assert receipt["usage_source"] == "counted"
+    assert receipt["total_msats"] == 11 + 3 * -(-len(body) // 3) + 7 * 2 * len(do)
