@@ -11,6 +11,17 @@ from addon.ledger.invariants import INVARIANTS, Finding, Solvency, audit, solven
 from addon.ledger.invoices import INVOICE_STATES, Invoice, InvoicePurpose, Invoices
 from addon.ledger.journal import SWAP_STATES, InputsTaken, Journal, NewSwap, Purpose, Swap
 from addon.ledger.patience import patiently
+from addon.ledger.payments import (
+    PAYMENT_STATES,
+    Due,
+    InvoiceTaken,
+    LightningPayment,
+    NewPayment,
+    PaymentPurpose,
+    Payments,
+    ProfitMoved,
+)
+from addon.ledger.profit import free_profit_msat
 from addon.ledger.proofs import CoinsMoved, Proofs, Purse, StoredProof
 from addon.ledger.rates import KeptRates, Rate
 from addon.ledger.refunds import REFUND_STATES, REQUESTS_RUNNING, Payment, Refund, Refunds
@@ -19,10 +30,11 @@ from addon.ledger.store import FILE_NAME, PROXY_WAIT_MS, WALLET_WAIT_MS, Store
 from addon.ledger.workers import Worker, bury_dead
 
 __all__ = [
-    "FILE_NAME", "INVARIANTS", "INVOICE_STATES", "PROXY_WAIT_MS", "REFUND_STATES", "REQUESTS_RUNNING", "SWAP_STATES",
-    "WALLET_WAIT_MS", "Account", "Books", "Checkpoints", "CoinsMoved", "Credential", "End", "Finding", "InputsTaken",
-    "Invoice", "InvoicePurpose", "Invoices",
-    "Journal", "KeptRates", "NewSwap", "Payment", "Proofs", "Purpose", "Purse", "Rate", "Refund", "Refunds", "Reports",
+    "FILE_NAME", "INVARIANTS", "INVOICE_STATES", "PAYMENT_STATES", "PROXY_WAIT_MS", "REFUND_STATES",
+    "REQUESTS_RUNNING", "SWAP_STATES", "WALLET_WAIT_MS", "Account", "Books", "Checkpoints", "CoinsMoved", "Credential",
+    "Due", "End", "Finding", "InputsTaken", "Invoice", "InvoicePurpose", "InvoiceTaken", "Invoices", "Journal",
+    "KeptRates", "LightningPayment", "NewPayment", "NewSwap", "Payment", "PaymentPurpose", "Payments", "ProfitMoved",
+    "Proofs", "Purpose", "Purse", "Rate", "Refund", "Refunds", "Reports",
     "Settled", "Settlement", "Solvency", "Store", "StoredProof", "Swap", "Worker", "audit", "bury_dead",
-    "fold", "fold_some", "new_id", "patiently", "solvency",
+    "fold", "fold_some", "free_profit_msat", "new_id", "patiently", "solvency",
 ]  # fmt: skip

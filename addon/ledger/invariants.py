@@ -13,6 +13,7 @@ from typing import Final
 from sqlite_utils import Database
 
 from addon.ledger.invoices import INVOICE_CHECKS
+from addon.ledger.payment_rules import PAYMENTS_ONCE
 from addon.ledger.proofs import Purse
 from addon.ledger.store import Store
 
@@ -74,7 +75,8 @@ HAVING COALESCE(SUM(p.amount), 0) * CASE r.unit WHEN 'sat' THEN 1000 ELSE 1 END 
 """,
     """
 SELECT 'a refund of ' || e.amount || ' was debited without a row: ' || e.ref
-FROM entries e LEFT JOIN refunds r ON r.id = e.ref WHERE e.kind = 'refund' AND r.id IS NULL
+FROM entries e LEFT JOIN refunds r ON r.id = e.ref LEFT JOIN payments p ON p.id = e.ref AND p.account = e.account
+WHERE e.kind = 'refund' AND r.id IS NULL AND p.id IS NULL
 """,
     """
 SELECT 'refund ' || r.id || ' is ' || r.state || ', of ' || t.taken || ' msat taken for it ' || t.back || ' went back'
@@ -84,6 +86,7 @@ FROM refunds r JOIN (
     FROM entries WHERE kind IN ('refund', 'mint_fee', 'adjustment') GROUP BY ref
 ) t ON t.ref = r.id WHERE t.back <> CASE r.state WHEN 'returned' THEN t.taken ELSE 0 END
 """,
+    *PAYMENTS_ONCE,
 )
 _CHARGES: Final = (
     """
@@ -110,6 +113,7 @@ WITH rooms AS (
 ), sums AS (
     SELECT mint, unit, owed, 0 AS held FROM rooms WHERE owed > 0
     UNION ALL SELECT mint, unit, amount, 0 FROM refunds WHERE state = 'open'
+    UNION ALL SELECT mint, unit, amount + fee, 0 FROM payments WHERE state IN ('sent', 'pending')
     UNION ALL SELECT mint, unit, 0, amount * CASE unit WHEN 'sat' THEN 1000 ELSE 1 END
     FROM proofs WHERE state IN ('unspent', 'reserved')
 )
@@ -118,6 +122,9 @@ SELECT mint, unit, SUM(owed), SUM(held) FROM sums GROUP BY mint, unit ORDER BY m
 _STRAY: Final = """
 SELECT 'coins of ' || SUM(p.amount) || ' ' || p.unit || ' are still reserved for the closed swap ' || p.taken_by
 FROM proofs p JOIN swaps s ON s.id = p.taken_by WHERE p.state = 'reserved' AND s.state <> 'sent' GROUP BY p.taken_by
+UNION ALL SELECT 'coins of ' || SUM(p.amount) || ' ' || p.unit || ' are still reserved for the closed payment ' || m.id
+FROM proofs p JOIN payments m ON m.id = p.taken_by
+WHERE p.state = 'reserved' AND m.state NOT IN ('sent', 'pending') GROUP BY m.id
 """
 
 
@@ -132,7 +139,7 @@ def held_is_open_holds(db: Database) -> list[Finding]:
 
 
 def booked_once(db: Database) -> list[Finding]:
-    """3. Every token, invoice and refund is booked exactly once, at its own amount."""
+    """3. Every token, invoice, refund and payout is booked exactly once, at its own amount."""
     return [f for sql in (*_ONCE, *INVOICE_CHECKS) for f in _findings(db, "booked_once", sql)]
 
 

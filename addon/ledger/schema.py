@@ -12,6 +12,8 @@ from typing import Final
 from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
+from addon.ledger.schema_lightning import ENTRIES, PAYMENTS, PROOFS, rebuild
+
 MIGRATIONS: Final = Migrations("ledger")
 
 _BOOKS: Final = """
@@ -294,3 +296,11 @@ def m006_tags_in_hand(db: Database) -> None:
 def m007_invoices(db: Database) -> None:
     """Lightning invoices, and the way from one to the swap that minted for it."""
     db.executescript(_INVOICES)
+
+
+@MIGRATIONS()
+def m008_payments(db: Database) -> None:
+    """What is paid over Lightning. Coins come from there, too, as change; a payout is no account's movement."""
+    rebuild(db, "entries", ENTRIES)
+    rebuild(db, "proofs", PROOFS)
+    db.executescript(PAYMENTS)

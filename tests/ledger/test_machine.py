@@ -1,8 +1,8 @@
 """Every order of events that the books can meet; after each, all five rules hold.
 
 Money comes in by swaps that are executed, refused, or spent elsewhere; it is held, charged, released; it
-goes out by refunds, from coins in hand or by swaps of our own. Whatever is asked twice happens once. At any
-moment old requests are folded into their days.
+goes out by refunds, from coins in hand or by swaps of our own, and over Lightning, the operator's profit too.
+Whatever is asked twice happens once. At any moment old requests are folded into their days.
 """
 
 from __future__ import annotations
@@ -22,9 +22,14 @@ from addon.ledger import (
     FILE_NAME,
     Books,
     InputsTaken,
+    InvoiceTaken,
     Journal,
+    LightningPayment,
+    NewPayment,
     NewSwap,
     Payment,
+    Payments,
+    ProfitMoved,
     Proofs,
     Purpose,
     Purse,
@@ -38,6 +43,7 @@ from addon.ledger import (
     Swap,
     audit,
     fold_some,
+    free_profit_msat,
     solvency,
 )
 from addon.money import to_msat, whole_units
@@ -62,6 +68,7 @@ class Money(RuleBasedStateMachine):
     open_swaps = Bundle("open_swaps")
     refused = Bundle("refused")
     holds = Bundle("holds")
+    payments = Bundle("payments")
 
     def __init__(self) -> None:
         super().__init__()
@@ -74,7 +81,7 @@ class Money(RuleBasedStateMachine):
     def begin(self) -> None:
         self.store = Store.open(Path(self.folder.name) / FILE_NAME, wait_ms=1000, durable=False)
         self.books, self.journal = Books(self.store), Journal(self.store)
-        self.refunds, self.proofs = Refunds(self.store), Proofs(self.store)
+        self.refunds, self.proofs, self.lightning = Refunds(self.store), Proofs(self.store), Payments(self.store)
 
     def teardown(self) -> None:
         if hasattr(self, "store"):
@@ -268,6 +275,81 @@ class Money(RuleBasedStateMachine):
             count = list(itertools.accumulate(amounts)).index(amount) + 1
             sent = self.coins(swap)[:count]
             assert self.book(swap, Payment(refund.id, tuple(coin.Y for coin in sent), b"sealed"))
+
+    # --- over Lightning -----------------------------------------------------------------------------
+
+    @rule(target=payments, account=accounts, fee=st.integers(0, 20), later=st.booleans())
+    def it_is_paid_back_over_lightning(self, account: str, fee: int, later: bool) -> object:
+        for purse, room_msat in self.refunds.rooms(account):
+            coins, amount = self.proofs.unspent(purse), whole_units(room_msat, purse.unit) - fee
+            if amount <= 0 or sum(coin.amount for coin in coins) < amount + fee:
+                continue
+            new = self.payment(account, purse, coins, amount, fee)
+            if self.expected[account] - self.free(account):
+                with pytest.raises(RequestsRunning):
+                    self.lightning.begin(new)
+                return multiple()
+            payment = self.lightning.begin(new)
+            self.expected[account] -= payment.amount_msat + payment.fee_msat
+            with pytest.raises(InvoiceTaken):
+                self.lightning.begin(self.payment(account, purse, coins, amount, fee, invoice=payment.payment_hash))
+            assert [found.id for found in self.lightning.using(purse) if found.id == payment.id] == [payment.id]
+            if later:
+                assert self.lightning.pending(payment)
+                assert not self.lightning.pending(payment)
+            return payment
+        return multiple()
+
+    @rule(target=payments, purse=st.sampled_from(PURSES), fee=st.integers(0, 9), too_much=st.integers(0, 2))
+    def profit_is_paid_out(self, purse: Purse, fee: int, too_much: int) -> object:
+        free_msat, coins = free_profit_msat(self.store.db, purse), self.proofs.unspent(purse)
+        amount = whole_units(free_msat, purse.unit) - fee + too_much
+        if amount <= 0 or not coins:
+            return multiple()
+        new = self.payment(None, purse, coins, amount, fee)
+        if too_much:
+            with pytest.raises(ProfitMoved):
+                self.lightning.begin(new)
+            return multiple()
+        payment = self.lightning.begin(new)
+        assert free_profit_msat(self.store.db, purse) == 0
+        return payment
+
+    def payment(
+        self, account: str | None, purse: Purse, coins: list[StoredProof], amount: int, fee: int, invoice: str = ""
+    ) -> NewPayment:
+        name = self.name("payment")
+        return NewPayment(
+            id=name, purpose="payout" if account is None else "refund", account=account, recipient="me@ln.example",
+            purse=purse, amount_msat=to_msat(amount, purse.unit), fee_msat=to_msat(fee, purse.unit),
+            quote=f"quote of {name}", payment_hash=invoice or f"hash of {name}", expires_at=1,
+            ys=tuple(coin.Y for coin in coins), keyset="00aa", epoch=0, outputs=20,
+        )  # fmt: skip
+
+    @rule(payment=consumes(payments), used=st.integers(0, 100))
+    def the_invoice_is_paid(self, payment: LightningPayment, used: int) -> None:
+        unit, inputs = payment.purse.unit, sum(coin.amount for coin in self.proofs.taken_by(payment.id))
+        cost = whole_units(payment.fee_msat, unit) * used // 100
+        change = inputs - whole_units(payment.amount_msat, unit) - cost
+        coins = [
+            StoredProof(f"{payment.id}/out{counter}", payment.purse, "00aa", amount, "C", 0, counter=counter)
+            for counter, amount in zip(payment.counters, split(change, POWERS), strict=False)
+        ]
+        assert sum(coin.amount for coin in coins) == change
+        assert self.lightning.paid(payment, coins)
+        assert not self.lightning.paid(payment, coins)
+        assert not self.lightning.unpaid(payment)
+        if payment.account is not None:
+            self.expected[payment.account] += payment.fee_msat - to_msat(cost, unit)
+
+    @rule(payment=consumes(payments), reuse=st.booleans())
+    def the_invoice_is_not_paid(self, payment: LightningPayment, reuse: bool) -> None:
+        assert self.lightning.unpaid(payment, reuse_counters=reuse)
+        assert not self.lightning.unpaid(payment)
+        assert not self.lightning.paid(payment, [])
+        assert not self.lightning.pending(payment)
+        if payment.account is not None:
+            self.expected[payment.account] += payment.amount_msat + payment.fee_msat
 
     # --- what must hold -----------------------------------------------------------------------------
 
