@@ -129,6 +129,11 @@ def test_pictures_and_speech_are_held_in_full_whatever_the_balance() -> None:
             made.fit(made.least_msat - 1)
 
 
+def test_a_pictures_background_is_a_colour_and_a_responses_is_work_that_nobody_waits_for() -> None:
+    ask = {"model": "small", "prompt": "a cat", "background": "transparent"}
+    assert sent(ask, path="/v1/images/generations") == ask
+
+
 def test_a_model_that_is_priced_by_the_piece_is_sold_for_that_piece_alone() -> None:
     by_image = Price(Tariff(Decimal(0), Decimal(0), Decimal(0), image_made=Decimal(9)), Fraction(1))
     offers = Offers({"painter": Offer(Model("painter"), by_image, False, sells_text=False)})
@@ -160,6 +165,7 @@ REFUSED = (
     ("/v1/responses", {"conversation": "conv_1"}),
     ("/v1/responses", {"prompt": {"id": "pmpt_1"}}),
     ("/v1/embeddings", {"input": [{"image": "http://x/y.png"}]}),
+    ("/v1/embeddings", {"input": [[[1]]]}),
 )
 
 

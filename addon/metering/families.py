@@ -5,22 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from addon.metering import allowed
 from addon.metering.dialects import AnthropicReader, MediaReader, OllamaReader, RerankReader, ResponsesReader
 from addon.metering.extent import ExtentOf, pairs, pictures, speech, whole_body
-from addon.metering.fields import (
-    CHAT_FIELDS,
-    COMPLETION_FIELDS,
-    EMBEDDING_FIELDS,
-    IMAGE_FIELDS,
-    MESSAGE_FIELDS,
-    OLLAMA_CHAT_FIELDS,
-    OLLAMA_EMBED_FIELDS,
-    OLLAMA_GENERATE_FIELDS,
-    RERANK_FIELDS,
-    RESPONSE_FIELDS,
-    SPEECH_FIELDS,
-    Fields,
-)
+from addon.metering.fields import Fields
 from addon.metering.figures import OpenAiReader, ReaderMaker
 from addon.metering.receipts import Receipt, chunk, numbered, ping
 from addon.metering.texts import USAGE, Texts, chat_texts, message_texts, no_texts, ollama_texts, response_texts
@@ -80,7 +68,7 @@ FAMILIES: Final = (
         own_caps=("max_tokens", "max_completion_tokens"),
         asks_usage=True,
         told_in="`usage` of the last chunk, or of the answer; else llama.cpp's `timings`",
-        fields=CHAT_FIELDS,
+        fields=allowed.CHAT,
         reader=OpenAiReader,
         texts=chat_texts,
         receipt=chunk,
@@ -92,7 +80,7 @@ FAMILIES: Final = (
         own_caps=("max_tokens",),
         asks_usage=True,
         told_in="`usage` of the last chunk, or of the answer; else llama.cpp's `timings`",
-        fields=COMPLETION_FIELDS,
+        fields=allowed.COMPLETION,
         reader=OpenAiReader,
         texts=chat_texts,
         receipt=chunk,
@@ -104,7 +92,7 @@ FAMILIES: Final = (
         own_caps=(),
         asks_usage=False,
         told_in="`usage` of the answer",
-        fields=EMBEDDING_FIELDS,
+        fields=allowed.EMBEDDING,
         reader=OpenAiReader,
         texts=no_texts,
     ),
@@ -115,7 +103,7 @@ FAMILIES: Final = (
         own_caps=("max_tokens",),
         asks_usage=False,
         told_in="`usage` of `message_start`, then of `message_delta`; or of the answer",
-        fields=MESSAGE_FIELDS,
+        fields=allowed.MESSAGE,
         reader=AnthropicReader,
         texts=message_texts,
         receipt=ping,
@@ -127,7 +115,7 @@ FAMILIES: Final = (
         own_caps=("max_output_tokens",),
         asks_usage=False,
         told_in="`response.usage` of the event that ends it, or `usage` of the answer; else `timings`",
-        fields=RESPONSE_FIELDS,
+        fields=allowed.RESPONSE,
         reader=ResponsesReader,
         texts=response_texts,
         receipt=numbered,
@@ -139,7 +127,7 @@ FAMILIES: Final = (
         own_caps=(),
         asks_usage=False,
         told_in="`usage` of the answer, or Cohere's `meta.billed_units`",
-        fields=RERANK_FIELDS,
+        fields=allowed.RERANK,
         reader=RerankReader,
         texts=no_texts,
         extent=pairs,
@@ -151,7 +139,7 @@ FAMILIES: Final = (
         own_caps=(),
         asks_usage=False,
         told_in="`usage` of the answer, or of the event that ends it; else its pictures",
-        fields=IMAGE_FIELDS,
+        fields=allowed.IMAGE,
         reader=MediaReader,
         texts=no_texts,
         extent=pictures,
@@ -163,7 +151,7 @@ FAMILIES: Final = (
         own_caps=(),
         asks_usage=False,
         told_in="`usage` of the event that ends it; else the request's characters",
-        fields=SPEECH_FIELDS,
+        fields=allowed.SPEECH,
         reader=MediaReader,
         texts=no_texts,
         extent=speech,
@@ -175,7 +163,7 @@ FAMILIES: Final = (
         own_caps=("num_predict",),
         asks_usage=False,
         told_in="the counts of the object that says `done`",
-        fields=OLLAMA_CHAT_FIELDS,
+        fields=allowed.OLLAMA_CHAT,
         reader=OllamaReader,
         texts=ollama_texts,
         word=b"true",  # `done`, with or without a space before it
@@ -189,7 +177,7 @@ FAMILIES: Final = (
         own_caps=("num_predict",),
         asks_usage=False,
         told_in="the counts of the object that says `done`",
-        fields=OLLAMA_GENERATE_FIELDS,
+        fields=allowed.OLLAMA_GENERATE,
         reader=OllamaReader,
         texts=ollama_texts,
         word=b"true",
@@ -203,7 +191,7 @@ FAMILIES: Final = (
         own_caps=(),
         asks_usage=False,
         told_in="the counts of the answer",
-        fields=OLLAMA_EMBED_FIELDS,
+        fields=allowed.OLLAMA_EMBED,
         reader=OllamaReader,
         texts=no_texts,
     ),
