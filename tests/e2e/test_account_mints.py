@@ -44,12 +44,16 @@ def buyer(network: FaultyMint, business: Business) -> Payer:
 
 
 @pytest.fixture(scope="module")
-def running(business: Business, network: FaultyMint, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+def running(
+    business: Business, network: FaultyMint, buyer: Payer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Node]:
+    """A node that knows its mint: it has taken a token."""
     home = tmp_path_factory.mktemp("mints")
     changes = {"CASHU_MINTS": network.url, "STATE_DIR": str(home / "state"), "NSEC": os.urandom(32).hex()}
     node = Node(home, business.upstream.url, business.settings | changes)
     try:
-        yield node.start()
+        account_of(node.start(), buyer, 2)
+        yield node
     finally:
         node.stop()
 
