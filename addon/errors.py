@@ -174,6 +174,12 @@ class PaymentRunning(ClientError):
     code = "payment_running"
 
 
+class PaymentNotFound(ClientError):
+    """No single payment was made with this token here, or none that took it."""
+
+    code = "payment_not_found"
+
+
 # --- the upstream -----------------------------------------------------------------------------------
 
 

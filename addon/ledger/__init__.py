@@ -26,15 +26,17 @@ from addon.ledger.proofs import CoinsMoved, Proofs, Purse, StoredProof
 from addon.ledger.rates import KeptRates, Rate
 from addon.ledger.refunds import REFUND_STATES, REQUESTS_RUNNING, Payment, Refund, Refunds
 from addon.ledger.reports import Account, Reports
+from addon.ledger.singles import SINGLE_STATES, Single, Singles
 from addon.ledger.store import FILE_NAME, PROXY_WAIT_MS, WALLET_WAIT_MS, Store
 from addon.ledger.workers import Worker, bury_dead
 
 __all__ = [
     "FILE_NAME", "INVARIANTS", "INVOICE_STATES", "PAYMENT_STATES", "PROXY_WAIT_MS", "REFUND_STATES",
-    "REQUESTS_RUNNING", "SWAP_STATES", "WALLET_WAIT_MS", "Account", "Books", "Checkpoints", "CoinsMoved", "Credential",
+    "REQUESTS_RUNNING", "SINGLE_STATES", "SWAP_STATES", "WALLET_WAIT_MS", "Account", "Books", "Checkpoints",
+    "CoinsMoved", "Credential",
     "Due", "End", "Finding", "InputsTaken", "Invoice", "InvoicePurpose", "InvoiceTaken", "Invoices", "Journal",
     "KeptRates", "LightningPayment", "NewPayment", "NewSwap", "Payment", "PaymentPurpose", "Payments", "ProfitMoved",
     "Proofs", "Purpose", "Purse", "Rate", "Refund", "Refunds", "Reports",
-    "Settled", "Settlement", "Solvency", "Store", "StoredProof", "Swap", "Worker", "audit", "bury_dead",
-    "fold", "fold_some", "free_profit_msat", "new_id", "patiently", "solvency",
+    "Settled", "Settlement", "Single", "Singles", "Solvency", "Store", "StoredProof", "Swap", "Worker", "audit",
+    "bury_dead", "fold", "fold_some", "free_profit_msat", "new_id", "patiently", "solvency",
 ]  # fmt: skip

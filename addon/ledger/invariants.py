@@ -15,6 +15,7 @@ from sqlite_utils import Database
 from addon.ledger.invoices import INVOICE_CHECKS
 from addon.ledger.payment_rules import PAYMENTS_ONCE
 from addon.ledger.proofs import Purse
+from addon.ledger.singles import SINGLES_COINS, SINGLES_ONCE
 from addon.ledger.store import Store
 
 
@@ -87,6 +88,7 @@ FROM refunds r JOIN (
 ) t ON t.ref = r.id WHERE t.back <> CASE r.state WHEN 'returned' THEN t.taken ELSE 0 END
 """,
     *PAYMENTS_ONCE,
+    *SINGLES_ONCE,
 )
 _CHARGES: Final = (
     """
@@ -108,7 +110,8 @@ HAVING a.spent <> COALESCE(-SUM(e.amount), 0)
 )
 _OWED: Final = """
 WITH rooms AS (
-    SELECT e.mint, e.unit, MIN(SUM(e.amount), a.balance) AS owed
+    SELECT e.mint, e.unit, CASE WHEN a.kind = 'single' AND a.state = 'open' THEN SUM(e.amount)
+        ELSE MIN(SUM(e.amount), a.balance) END AS owed
     FROM entries e JOIN accounts a ON a.id = e.account WHERE e.mint IS NOT NULL GROUP BY a.id, e.mint, e.unit
 ), sums AS (
     SELECT mint, unit, owed, 0 AS held FROM rooms WHERE owed > 0
@@ -146,7 +149,7 @@ def booked_once(db: Database) -> list[Finding]:
 def solvent(db: Database) -> list[Finding]:
     """4. Per mint and unit: what is owed is covered by coins in hand, and those are really in hand."""
     short = [s for s in solvency(db) if s.surplus_msat < 0]
-    return _findings(db, "owed ≤ coins in hand", _STRAY) + [
+    return [f for sql in (_STRAY, *SINGLES_COINS) for f in _findings(db, "solvent", sql)] + [
         Finding(
             "solvent",
             f"{s.purse.mint} ({s.purse.unit}): owed {s.owed_msat} msat, coins {s.held_msat} msat",
@@ -161,7 +164,10 @@ def charges_are_costs(db: Database) -> list[Finding]:
 
 
 def solvency(db: Database) -> list[Solvency]:
-    """Each purse: owed (balances its owners may ask of it, open refunds) and in hand."""
+    """Each purse: owed (balances its owners may ask of it, open refunds) and in hand.
+
+    What is set aside for an open single payment is owed whole: what its request cost is earned with its change.
+    """
     return [Solvency(Purse(r[0], r[1]), int(r[2]), int(r[3])) for r in db.execute(_OWED)]
 
 

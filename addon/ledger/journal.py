@@ -160,6 +160,8 @@ class Journal:
             self._proofs.spend_reserved(swap.id)
             if swap.purpose in ("key", "topup", "single"):
                 self._credit(swap, key_hash)
+            if swap.purpose == "single" and swap.account is not None:
+                self._proofs.reserve([proof.Y for proof in proofs], taker=swap.account)
             if payment is not None:
                 self._refunds.pay_within(payment)
         return True
@@ -267,7 +269,7 @@ class Journal:
 
     def _claim(self, new: NewSwap) -> None:
         if new.inputs is None:
-            self._proofs.reserve(new.ys, swap=new.id)
+            self._proofs.reserve(new.ys, taker=new.id)
             return
         for y in new.ys:
             taken = self._execute("SELECT swap FROM swap_inputs WHERE Y = ?", (y,)).fetchone()

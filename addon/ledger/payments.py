@@ -126,7 +126,7 @@ class Payments:
                 self._check_profit(new)
             else:
                 self._debit(new, new.account)
-            self._proofs.reserve(new.ys, swap=new.id)
+            self._proofs.reserve(new.ys, taker=new.id)
             counters = self._counters.lend(new.purse, new.epoch, new.keyset, new.outputs)
             self._insert(new, counters)
         found = self.find(new.id)

@@ -2,7 +2,7 @@
 
 Counted so that it errs to the clients' side: only coins at rest are had; balances, open refunds and whatever
 clients' tokens are just being redeemed there are owed. While coins of the purse are being changed, a refund is
-owed, or another payout is under way, nothing is free.
+owed, or another payout is under way, nothing is free. Single payments are covered by coins that are set aside.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _ARRIVING: Final = (
 _ROOMS: Final = """
 SELECT COALESCE(SUM(room), 0) FROM (
     SELECT MIN(SUM(e.amount), a.balance) AS room FROM entries e JOIN accounts a ON a.id = e.account
-    WHERE e.mint = ? AND e.unit = ? GROUP BY a.id
+    WHERE e.mint = ? AND e.unit = ? AND a.kind = 'key' GROUP BY a.id
 ) WHERE room > 0
 """
 

@@ -5,6 +5,7 @@ copy of the file spends nothing. A coin is in one place at a time:
 
     unspent ──> reserved (an open swap has it as an input) ──> spent
        │            └──> unspent (the swap was refused)  └──> lost (the mint says: spent, not by us)
+       ├──> reserved (for the change of the single payment that brought it) ──> unspent
        ├──> sent (inside a refund's token)
        └──> lost (the same, seen before it was sent)
 
@@ -86,7 +87,7 @@ class Proofs:
         return found
 
     def taken_by(self, taker: str) -> list[StoredProof]:
-        """The coins that a swap reserved, or that a refund sent."""
+        """The coins that a swap or a single payment reserved, or that a refund sent."""
         return self._select("taken_by = ?", (taker,))
 
     def known(self, ys: Sequence[str]) -> set[str]:
@@ -110,9 +111,12 @@ class Proofs:
             row = (p.Y, p.purse.mint, p.purse.unit, p.keyset, p.amount, p.C, p.epoch, p.counter, p.tag, made_by)
             self._execute(_ADD, row)
 
-    def reserve(self, ys: Sequence[str], *, swap: str) -> None:
-        """Sets coins aside as the inputs of a swap. Raises CoinsMoved unless all were unspent."""
-        self._move(_RESERVE, ys, swap)
+    def reserve(self, ys: Sequence[str], *, taker: str) -> None:
+        """Sets coins aside as the inputs of a swap, or for the change of a single payment (its account).
+
+        Raises CoinsMoved unless all were unspent.
+        """
+        self._move(_RESERVE, ys, taker)
 
     def send(self, ys: Sequence[str], *, refund: str) -> None:
         """Puts coins into a refund's token. Raises CoinsMoved unless all were unspent."""
@@ -122,11 +126,14 @@ class Proofs:
         """The swap was executed: its inputs are gone."""
         self._execute(_SPENT, (swap,))
 
-    def free_reserved(self, swap: str, *, lost: Sequence[str] = ()) -> None:
-        """The swap was not executed: its inputs are ours again, but for those the mint says were spent."""
+    def free_reserved(self, taker: str, *, lost: Sequence[str] = ()) -> None:
+        """The swap was not executed, or the single payment is over: the coins are ours again.
+
+        But for those that the mint says were spent.
+        """
         for y in lost:
-            self._execute(_LOST, (y, swap))
-        self._execute(_FREE, (swap,))
+            self._execute(_LOST, (y, taker))
+        self._execute(_FREE, (taker,))
 
     def lose(self, ys: Sequence[str]) -> None:
         """The mint says that these were spent, and nothing here spent them: another life of the seed did."""

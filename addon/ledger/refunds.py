@@ -67,13 +67,14 @@ class Refunds:
         self._proofs = Proofs(store)
 
     def rooms(self, account: str) -> list[tuple[Purse, int]]:
-        """What an account may still ask of each mint (msat), largest first: brought from there − refunded there.
+        """What a key may still ask of each mint (msat), largest first: brought from there − refunded there.
 
-        Capped by the balance. So a rogue mint can cheat only those who brought its coins.
+        Capped by the balance. So a rogue mint can cheat only those who brought its coins. A single payment asks
+        for its change instead (`singles.py`).
         """
         rows = self._execute(
             "SELECT e.mint, e.unit, MIN(SUM(e.amount), a.balance) AS room FROM entries e "
-            "JOIN accounts a ON a.id = e.account WHERE e.account = ? AND e.mint IS NOT NULL "
+            "JOIN accounts a ON a.id = e.account WHERE e.account = ? AND a.kind = 'key' AND e.mint IS NOT NULL "
             "GROUP BY e.mint, e.unit ORDER BY room DESC, e.mint",
             (account,),
         )
@@ -85,7 +86,7 @@ class Refunds:
         `fee_msat` more is taken for the mint's fee, where nobody else can bear it. Raises RequestsRunning,
         with nothing done, while any of the account's money is held.
         """
-        refund_id, now = new_id(), int(self._clock())
+        refund = Refund(new_id(), account, purse, amount_msat, "open", None)
         with self._store.transaction():
             taken = self._execute(
                 "UPDATE accounts SET balance = balance - ?1 WHERE id = ?2 AND held = 0 AND balance >= ?1",
@@ -93,15 +94,19 @@ class Refunds:
             )
             if taken.rowcount != 1:
                 raise RequestsRunning(REQUESTS_RUNNING)
-            self._execute(
-                "INSERT INTO refunds (id, account, mint, unit, amount, state, created_at) "
-                "VALUES (?, ?, ?, ?, ?, 'open', ?)",
-                (refund_id, account, purse.mint, purse.unit, amount_msat, now),
-            )
-            self._enter("refund", refund_id, account, purse, -amount_msat)
+            self.open_within(refund)
             if fee_msat:
-                self._enter("mint_fee", refund_id, account, purse, -fee_msat)
-        return Refund(refund_id, account, purse, amount_msat, "open", None)
+                self._enter("mint_fee", refund.id, account, purse, -fee_msat)
+        return refund
+
+    def open_within(self, refund: Refund) -> None:
+        """Writes a refund down inside the caller's transaction, which also takes its amount off the account."""
+        self._execute(
+            "INSERT INTO refunds (id, account, mint, unit, amount, state, created_at) "
+            "VALUES (?, ?, ?, ?, ?, 'open', ?)",
+            (refund.id, refund.account, refund.purse.mint, refund.purse.unit, refund.amount_msat, int(self._clock())),
+        )
+        self._enter("refund", refund.id, refund.account, refund.purse, -refund.amount_msat)
 
     def pay(self, payment: Payment) -> None:
         """Coins in hand pay an open refund; one transaction."""
@@ -109,7 +114,7 @@ class Refunds:
             self.pay_within(payment)
 
     def pay_within(self, payment: Payment) -> None:
-        """The same inside the caller's transaction (a swap that made the coins closes with it)."""
+        """The same inside the caller's transaction (the swap that made the coins, or the payment, closes with it)."""
         self._proofs.send(payment.ys, refund=payment.refund)
         done = self._execute(
             "UPDATE refunds SET state = ?, token = ?, closed_at = ? WHERE id = ? AND state = 'open'",

@@ -255,6 +255,12 @@ CREATE INDEX invoices_left ON invoices (closed_at) WHERE state = 'left';
 CREATE INDEX swaps_of_cause ON swaps (cause) WHERE cause IS NOT NULL;
 """
 
+_SINGLES: Final = """
+ALTER TABLE accounts ADD COLUMN state TEXT NOT NULL DEFAULT 'open'
+    CHECK (state = 'open' OR (state = 'closed' AND kind = 'single' AND balance = 0));
+CREATE INDEX accounts_single_open ON accounts (id) WHERE kind = 'single' AND state = 'open';
+"""
+
 
 @MIGRATIONS()
 def m001_books(db: Database) -> None:
@@ -304,3 +310,9 @@ def m008_payments(db: Database) -> None:
     rebuild(db, "entries", ENTRIES)
     rebuild(db, "proofs", PROOFS)
     db.executescript(PAYMENTS)
+
+
+@MIGRATIONS()
+def m009_singles(db: Database) -> None:
+    """A single payment's account is closed with its change, and holds nothing after that."""
+    db.executescript(_SINGLES)

@@ -26,7 +26,11 @@ from addon.settings import Settings, wallet_environment
 from addon.treasury.messages import (
     LINE_LIMIT,
     SOCKET_NAME,
+    Ask,
+    Change,
+    Changed,
     Hello,
+    Recall,
     Receive,
     Received,
     RefundAccount,
@@ -83,6 +87,16 @@ class Treasury:
         ask = RefundAccount(account=account)
         return Refunded.model_validate(await asyncio.shield(self._ask(ask, limit_s=ASK_TIMEOUT_S)))
 
+    async def change(self, account: str) -> Changed:
+        """Ends a single payment whose request is over: its change, the same however often it is asked for."""
+        ask = Change(account=account)
+        return Changed.model_validate(await asyncio.shield(self._ask(ask, limit_s=ASK_TIMEOUT_S)))
+
+    async def recall(self, token: str) -> Changed:
+        """The change of the single payment that was made with this token."""
+        ask = Recall(token=token)
+        return Changed.model_validate(await asyncio.shield(self._ask(ask, limit_s=ASK_TIMEOUT_S)))
+
     @property
     def connected(self) -> bool:
         """Whether the wallet answers this worker now."""
@@ -105,7 +119,7 @@ class Treasury:
         if self._child is not None:
             await _wait_for(self._child, STOP_TIMEOUT_S)
 
-    async def _ask(self, ask: Receive | RefundAccount, *, limit_s: float) -> dict[str, Any]:
+    async def _ask(self, ask: Ask, *, limit_s: float) -> dict[str, Any]:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
                 while not self._closing:

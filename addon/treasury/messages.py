@@ -34,14 +34,14 @@ class Hello(_Message):
 
 
 class Receive(_Message):
-    """Redeem a token. `account`: the id to open (`key`), or the account to credit (`topup`).
+    """Redeem a token. `account`: the id to open (`key`, `single`), or the account to credit (`topup`).
 
     `least_msat`: below that the token is refused before it is swapped.
     """
 
     op: Literal["receive"] = "receive"
     token: str = Field(repr=False)
-    purpose: Literal["key", "topup"]
+    purpose: Literal["key", "topup", "single"]
     account: str
     least_msat: int = 0
     expires_at: int | None = None
@@ -55,8 +55,23 @@ class RefundAccount(_Message):
     account: str
 
 
-Ask = Annotated[Hello | Receive | RefundAccount, Field(discriminator="op")]
-ASKS: Final[TypeAdapter[Hello | Receive | RefundAccount]] = TypeAdapter(Ask)
+class Change(_Message):
+    """The request of a single payment is over: its change, and the end of its account; or tell it again."""
+
+    op: Literal["change"] = "change"
+    account: str
+
+
+class Recall(_Message):
+    """What came of the single payment that was made with this token: its change, as above."""
+
+    op: Literal["recall"] = "recall"
+    token: str = Field(repr=False)
+
+
+Ask = Receive | RefundAccount | Change | Recall
+"""What a greeted connection asks."""
+ASKS: Final[TypeAdapter[Hello | Ask]] = TypeAdapter(Annotated[Hello | Ask, Field(discriminator="op")])
 
 
 class Welcome(_Message):
@@ -81,6 +96,15 @@ class Refunded(_Message):
 
     token: str = Field(repr=False)
     tokens: tuple[str, ...] = Field(repr=False)
+    unit: Unit
+    amount: int
+    amount_msat: int
+
+
+class Changed(_Message):
+    """What a single payment left. `amount` is in `unit`; with nothing left it is 0, and `token` is empty."""
+
+    token: str = Field(repr=False)
     unit: Unit
     amount: int
     amount_msat: int

@@ -113,6 +113,11 @@ class Mint:
         self._quiet_until = 0.0
         self._cool_down_s = COOL_DOWN_S
 
+    @property
+    def known(self) -> Facts | None:
+        """The mint's facts as far as they were asked for in this life, for those who may not wait."""
+        return self._facts
+
     async def opened(self, *, at_most_old_s: float | None = None) -> Facts:
         """The mint's facts; asked once, or again if older. Raises MintUnreachable, MintRateLimited, MintNotAccepted."""
         try:

@@ -39,7 +39,7 @@ from addon.wallet.mints import RELOAD_S, Facts, Mint, Mints, out_of_reach
 from addon.wallet.refusals import Refusals
 from addon.wallet.seeds import NONCE_BYTES
 from addon.wallet.slots import KeyedLocks
-from addon.wallet.split import tagged
+from addon.wallet.split import reaching, tagged
 from addon.wallet.swap import Swaps
 from addon.wallet.verdicts import KEYSET_CODES, PENDING_CODE, Verdict
 from addon.wallet.wire import Coded, NoAnswer, RateLimited, Unreachable
@@ -54,6 +54,10 @@ LEAST_MSAT: Final = 1000
 TRIES: Final = 4
 
 SPENT: Final = "This token was already spent."
+PAID_ALREADY: Final = (
+    "This token was already used as a single payment. What is left of it comes back at POST /v1/wallet/refund with "
+    "X-Cashu: the same token."
+)
 UNKNOWN: Final = (
     "The mint was asked and its answer is not known yet: this token may be spent, and is being recovered. "
     "Send the same token again in a few seconds; it is credited once. (A single payment is told by "
@@ -77,7 +81,7 @@ class _Offer:
 
 
 class Receiver:
-    """Redeems tokens for keys and top-ups."""
+    """Redeems tokens for keys, top-ups and single payments."""
 
     def __init__(
         self, accepted_mints: Sequence[str], journal: Journal, reports: Reports, mints: Mints, epochs: Epochs,
@@ -95,7 +99,7 @@ class Receiver:
     async def receive(self, ask: Receive) -> Received:
         """What the token brought, now or before. Raises every `ClientError` and `MintError` of a token."""
         offer: _Offer | None = None
-        if ask.purpose == "topup" and self._reports.account(ask.account) is None:
+        if ask.purpose == "topup" and not self._is_key(ask.account):
             raise InvalidApiKey("There is no such account to top up.")
         try:
             async with asyncio.timeout(LIMIT_S):
@@ -108,6 +112,10 @@ class Receiver:
             if row is not None and row.state in ("sent", "done"):
                 raise OutcomeUnknown(UNKNOWN) from None
             raise MintUnreachable("The mint takes too long to answer; nothing was spent. Try again later.") from None
+
+    def _is_key(self, account: str) -> bool:
+        found = self._reports.account(account)
+        return found is not None and found.kind == "key"
 
     def _purse_of(self, text: str) -> tuple[Purse, Token]:
         token = decode(text)
@@ -161,7 +169,7 @@ class Receiver:
         """An account is opened by one token: a second one's credit could never be booked."""
         account = new.account or ""
         taken = self._reports.account(account) is not None or self._journal.open_swaps_of(account=account)
-        if new.purpose == "key" and taken:
+        if new.purpose != "topup" and taken:
             raise InternalError("There is an account with this id; the token was not touched.")
         return new
 
@@ -182,8 +190,13 @@ class Receiver:
         )  # fmt: skip
 
     def _told(self, row: Swap, offer: _Offer, *, replayed: bool) -> Received:
-        """A done row, to whoever may hear of it: the opener of the account while its key is unused, or its owner."""
+        """A done row, to whoever may hear of it: the opener of the account while its key is unused, or its owner.
+
+        Of a single payment: only who began it, asking again.
+        """
         ask, account = offer.ask, row.account
+        if row.purpose == "single" and (ask.purpose != "single" or account != ask.account):
+            raise TokenAlreadySpent(PAID_ALREADY)
         if account is None or row.purpose != ask.purpose:
             raise TokenAlreadySpent(SPENT)
         if ask.purpose == "topup" and account != ask.account:
@@ -220,9 +233,13 @@ async def _offer(mint: Mint, purse: Purse, token: Token, ask: Receive) -> _Offer
     if any(facts.named(purse.unit, proof.keyset) is None for proof in token.proofs):
         facts = await mint.opened(at_most_old_s=RELOAD_S)  # a keyset begun since
     proofs = tuple(_expanded(facts, purse, proof) for proof in token.proofs)
-    ys = tuple(point_of(proof.secret) for proof in proofs)
-    named = json.dumps([purse.mint, purse.unit, sorted((y, p.C) for y, p in zip(ys, proofs, strict=True))])
-    return _Offer(hashlib.sha256(named.encode()).hexdigest(), purse, proofs, ys, ask)
+    return _Offer(row_id(purse, proofs), purse, proofs, tuple(point_of(proof.secret) for proof in proofs), ask)
+
+
+def row_id(purse: Purse, proofs: Sequence[Proof]) -> str:
+    """The name of a token's row in the journal: the same however the coins are written down."""
+    named = json.dumps([purse.mint, purse.unit, sorted((point_of(p.secret), p.C) for p in proofs)])
+    return hashlib.sha256(named.encode()).hexdigest()
 
 
 def _expanded(facts: Facts, purse: Purse, proof: Proof) -> Proof:
@@ -252,7 +269,8 @@ def _amounts(facts: Facts, offer: _Offer) -> tuple[int, ...]:
     if available_msat < least_msat:
         raise InsufficientBalance(least_msat, available_msat)
     try:
-        amounts = tagged(face - fee, facts.active(unit).denominations)
+        made = reaching if offer.ask.purpose == "single" else tagged
+        amounts = made(face - fee, facts.active(unit).denominations)
     except ValueError:
         amounts = ()
     if not 0 < len(amounts) <= MOST_OUTPUTS or available_msat > MOST_MSAT:

@@ -2,7 +2,8 @@
 
 It also asks each accepted mint for its keysets and finds the epoch to begin in, so that the first token
 need not wait for that. None of it delays the wallet's end: all of it goes on at the next start. And it keeps
-what strangers can add to the ledger for nothing, rows of worthless tokens, from growing.
+what strangers can add to the ledger for nothing, rows of worthless tokens, from growing, and ends single
+payments that were charged and that nobody ended.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any, Final
 from addon.errors import Failure, place
 from addon.ledger import Journal, Purse, Refund, Refunds
 from addon.money import MSAT_PER_UNIT
+from addon.wallet.change import Changer
 from addon.wallet.epochs import Epochs
 from addon.wallet.mints import Mints
 from addon.wallet.refund import Refunder
@@ -35,7 +37,7 @@ class Recovery:
 
     def __init__(
         self, accepted: Sequence[str], journal: Journal, refunds: Refunds, mints: Mints, epochs: Epochs,
-        swaps: Swaps, refunder: Refunder, clock: Callable[[], float] = time.time,
+        swaps: Swaps, refunder: Refunder, changer: Changer, clock: Callable[[], float] = time.time,
     ) -> None:  # fmt: skip
         self._accepted = accepted
         self._journal = journal
@@ -44,6 +46,7 @@ class Recovery:
         self._epochs = epochs
         self._swaps = swaps
         self._refunder = refunder
+        self._changer = changer
         self._clock = clock
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -82,11 +85,12 @@ class Recovery:
     async def _tidy(self) -> None:
         while True:
             try:
+                await self._changer.end_charged()
                 before = int(self._clock()) - KEEP_CLOSED_S
                 while self._journal.forget_closed(before=before, most=MOST_CLOSED):
                     await asyncio.sleep(0)
             except Exception as error:  # busy, or a full disk: the next round does it
-                log.info("closed swaps are kept for now: %s", place(error))
+                log.info("tidying goes on later: %s", place(error))
             await asyncio.sleep(TIDY_EVERY_S)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:

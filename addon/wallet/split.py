@@ -33,6 +33,24 @@ def tagged(total: int, denominations: Iterable[int]) -> tuple[int, ...]:
     return (1, *split(total - 1, denominations))
 
 
+def reaching(total: int, denominations: Iterable[int]) -> tuple[int, ...]:
+    """The fewest coins of `total` whose subsets reach every amount up to it: a 1 (the tag) first, smallest first.
+
+    Each coin is at most one more than all before it, so it leaves no gap. Raises ValueError as `split` does, or
+    without a 1.
+    """
+    sizes = sorted(denominations, reverse=True)
+    made: list[int] = []
+    reached = 0
+    while reached < total:
+        usable = [size for size in sizes if size <= min(reached + 1, total - reached)]
+        if not usable or len(made) >= MOST:
+            raise ValueError("these denominations do not reach every amount, or only with very many coins")
+        made.append(usable[0])
+        reached += usable[0]
+    return tuple(made)
+
+
 def greatest_below(coins: Sequence[Coin], target: int, amount_of: Callable[[Coin], int]) -> list[Coin]:
     """The coins whose sum is the greatest that is not above `target`; among equal coins the first given."""
     chosen: list[Coin] = []

@@ -6,12 +6,24 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from addon.errors import SettingsError
-from addon.ledger import FILE_NAME, WALLET_WAIT_MS, Journal, Proofs, Refunds, Reports, Store, solvency
+from addon.ledger import FILE_NAME, WALLET_WAIT_MS, Journal, Proofs, Refunds, Reports, Singles, Store, solvency
 from addon.settings import Settings
 from addon.tokens import canonical
-from addon.treasury import Receive, Received, RefundAccount, Refunded, Welcome, wallet_home
+from addon.treasury import (
+    Ask,
+    Change,
+    Changed,
+    Recall,
+    Receive,
+    Received,
+    RefundAccount,
+    Refunded,
+    Welcome,
+    wallet_home,
+)
 from addon.wallet import identity
 from addon.wallet.booking import Booking
+from addon.wallet.change import Changer
 from addon.wallet.coins import Coins
 from addon.wallet.epochs import Epochs
 from addon.wallet.mints import Mints
@@ -55,7 +67,8 @@ class Vault:
             booking,
             lambda: solvency(self._store.db),
         )
-        self._recovery = Recovery(accepted, journal, refunds, mints, epochs, swaps, self._refunder)
+        self._changer = Changer(journal, proofs, refunds, Singles(self._store), coins, mints, swaps, booking)
+        self._recovery = Recovery(accepted, journal, refunds, mints, epochs, swaps, self._refunder, self._changer)
         self._recovered = 0
 
     def start(self) -> None:
@@ -66,13 +79,17 @@ class Vault:
         """What a proxy is told at its hello."""
         return Welcome(npub=self._npub, key_secret=self._key_secret, recovered=self._recovered)
 
-    async def answer(self, ask: Receive | RefundAccount) -> Received | Refunded:
+    async def answer(self, ask: Ask) -> Received | Refunded | Changed:
         """Raises Failure."""
         match ask:
             case Receive():
                 return await self._receiver.receive(ask)
             case RefundAccount():
                 return await self._refunder.refund(ask.account)
+            case Change():
+                return await self._changer.change(ask.account)
+            case Recall():
+                return await self._changer.recall(ask.token)
 
     def close(self) -> None:
         """Closes the ledger."""

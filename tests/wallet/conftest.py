@@ -19,7 +19,7 @@ from addon.ledger import FILE_NAME, Account, Books, Journal, Reports, Store, aud
 from addon.money import Unit
 from addon.settings import Settings
 from addon.tokens import decode, encode
-from addon.treasury import Receive, Received, RefundAccount, Refunded
+from addon.treasury import Change, Changed, Recall, Receive, Received, RefundAccount, Refunded
 from addon.wallet.vault import Vault
 from scripts import realparts
 from scripts.payer import Payer
@@ -107,7 +107,7 @@ class Node:
         return Store.open(self.state_dir / FILE_NAME, wait_ms=5000, durable=False)
 
     async def receive(
-        self, token: str, account: str = "", purpose: Literal["key", "topup"] = "key", least_msat: int = 0
+        self, token: str, account: str = "", purpose: Literal["key", "topup", "single"] = "key", least_msat: int = 0
     ) -> Received:
         ask = Receive(token=token, purpose=purpose, account=account or secrets.token_hex(8), least_msat=least_msat)
         answer = await self._vault.answer(ask)
@@ -117,6 +117,20 @@ class Node:
     async def refund(self, account: str) -> Refunded:
         answer = await self._vault.answer(RefundAccount(account=account))
         assert isinstance(answer, Refunded)
+        return answer
+
+    async def pay(self, token: str, account: str = "", least_msat: int = 0) -> Received:
+        """A single payment's beginning."""
+        return await self.receive(token, account, "single", least_msat)
+
+    async def change(self, account: str) -> Changed:
+        answer = await self._vault.answer(Change(account=account))
+        assert isinstance(answer, Changed)
+        return answer
+
+    async def recall(self, token: str) -> Changed:
+        answer = await self._vault.answer(Recall(token=token))
+        assert isinstance(answer, Changed)
         return answer
 
     @property
