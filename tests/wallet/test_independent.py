@@ -55,10 +55,10 @@ async def test_its_tokens_are_redeemed_and_ours_are_claimed(
     """(Incident 7: short keyset ids not expanded; V3, V4, short and long ids, from two implementations.)"""
     url, unit, fee_ppk = other_mint
     node = Node(tmp_path / "s", (url,)).start()
-    token = await asyncio.to_thread(spend, wallet, url, unit, 500, version)
+    token = await asyncio.to_thread(spend, wallet, url, unit, 5000, version)
     received = await node.receive(token)
-    assert received.credited_msat == to_msat(500 - fee_of(token, fee_ppk), unit)
-    charge(node, received.account, to_msat(123, unit), "r")
+    assert received.credited_msat == to_msat(5000 - fee_of(token, fee_ppk), unit)
+    charge(node, received.account, to_msat(1230, unit), "r")
     refunded = await node.refund(received.account)
     assert refunded.unit == unit
     claimed = await asyncio.to_thread(wallet, "receive", token=refunded.token, url=url, unit=unit)
@@ -74,10 +74,10 @@ async def test_its_lost_answers_are_recovered(
 ) -> None:
     url, unit, fee_ppk = other_mint
     async with scene(url, tmp_path / "s", unit) as stage:
-        token = await asyncio.to_thread(spend, wallet, url, unit, 333)
+        token = await asyncio.to_thread(spend, wallet, url, unit, 3330)
         stage.mint.next("/v1/swap", rule)
         received = await stage.node.receive(stage.buyer.named(token))
-        assert received.credited_msat == to_msat(333 - fee_of(token, fee_ppk), unit)
+        assert received.credited_msat == to_msat(3330 - fee_of(token, fee_ppk), unit)
         await stage.close_books()
 
 
@@ -86,11 +86,11 @@ async def test_another_life_at_it_is_neither_credited_nor_lost(
 ) -> None:
     url, unit, _ = other_mint
     async with scene(url, tmp_path / "first", unit) as stage:
-        await stage.node.receive(stage.buyer.token(3))
+        await stage.node.receive(stage.buyer.token(1030))
         copy = stage.node.copy(tmp_path / "copy")
-        await stage.node.receive(stage.buyer.token(160))
+        await stage.node.receive(stage.buyer.token(1600))
         again = Scene(stage.mint, copy.start(), stage.buyer)
-        before, stolen = sum(copy.balances()), stage.buyer.token(160)
+        before, stolen = sum(copy.balances()), stage.buyer.token(1600)
 
         async def refused_then_stolen(forward: Any) -> None:
             await forward()
@@ -100,7 +100,7 @@ async def test_another_life_at_it_is_neither_credited_nor_lost(
         with pytest.raises(TokenAlreadySpent):
             await copy.receive(stolen)
         assert sum(copy.balances()) == before
-        received = await copy.receive(stage.buyer.token(160))
+        received = await copy.receive(stage.buyer.token(1600))
         assert sum(copy.balances()) == before + received.credited_msat
         await again.close_books()
 
