@@ -43,7 +43,7 @@ class Checkout:
     def of_pyenv(self, version: str) -> Path:
         """Where pyenv keeps the programs of one Python."""
         programs = self.home / ".pyenv" / "versions" / version / "bin"
-        programs.mkdir(parents=True)
+        programs.mkdir(parents=True, exist_ok=True)
         return programs
 
     def dev(self, *args: str, home: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -109,7 +109,9 @@ def test_named_python_that_does_not_run_is_refused_by_name(checkout: Checkout, a
 def test_named_python_behind_a_dead_shim_is_found_where_pyenv_keeps_it(checkout: Checkout) -> None:
     program(checkout.programs / "python3.13", "echo 'pyenv: python3.13: command not found' >&2; exit 127")
     checkout.python_without_venv("python3.13", checkout.of_pyenv("3.13.0"))
-    assert VENV_PACKAGE in checkout.dev("setup", "--python", "python3.13", home=checkout.home).stderr
+    checkout.python_without_venv("python", checkout.of_pyenv("3.13.0"))
+    for name in ("python3.13", "3.13"):
+        assert VENV_PACKAGE in checkout.dev("setup", "--python", name, home=checkout.home).stderr
     assert "python3.13 is no Python" in checkout.dev("setup", "--python", "python3.13").stderr
 
 
