@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from addon.ledger import INVARIANTS, INVOICE_STATES, PAYMENT_STATES, REFUND_STATES, SWAP_STATES, Store
+from addon.ledger import INVARIANTS, INVOICE_STATES, PAYMENT_STATES, REFUND_STATES, SINGLE_STATES, SWAP_STATES, Store
 from addon.settings import AWAITED, Settings, load
 from scripts.settings_docs import documents, sections
 
@@ -58,7 +58,8 @@ def arrows(table: Mapping[str, Mapping[str, str]]) -> set[tuple[str, str, str]]:
 
 
 @pytest.mark.parametrize(
-    ("table", "place"), [(SWAP_STATES, 0), (REFUND_STATES, 1), (INVOICE_STATES, 2), (PAYMENT_STATES, 3)]
+    ("table", "place"),
+    [(SWAP_STATES, 0), (REFUND_STATES, 1), (SINGLE_STATES, 2), (INVOICE_STATES, 3), (PAYMENT_STATES, 4)],
 )
 def test_the_diagrams_are_the_journals_tables(table: Mapping[str, Mapping[str, str]], place: int) -> None:
     parts = re.split(r"^## ", (ROOT / "docs" / "journal.md").read_text("utf-8"), flags=re.M)[1:]

@@ -1,7 +1,8 @@
 """Every order of events that the books can meet; after each, all five rules hold.
 
-Money comes in by swaps that are executed, refused, or spent elsewhere; it is held, charged, released; it
-goes out by refunds, from coins in hand or by swaps of our own, and over Lightning, the operator's profit too.
+Money comes in by swaps that are executed, refused, or spent elsewhere, for keys and for single payments; it is
+held, charged, released; it goes out by refunds, from coins in hand or by swaps of our own, by change, and over
+Lightning, the operator's profit too.
 Whatever is asked twice happens once. At any moment old requests are folded into their days.
 """
 
@@ -15,7 +16,16 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    multiple,
+    precondition,
+    rule,
+)
 
 from addon.errors import InsufficientBalance, RequestsRunning
 from addon.ledger import (
@@ -38,6 +48,7 @@ from addon.ledger import (
     Reports,
     Settled,
     Settlement,
+    Singles,
     Store,
     StoredProof,
     Swap,
@@ -47,7 +58,7 @@ from addon.ledger import (
     solvency,
 )
 from addon.money import to_msat, whole_units
-from addon.wallet.split import greatest_below, split
+from addon.wallet.split import greatest_below, reaching, split
 
 PURSES = [Purse("https://a.example", "sat"), Purse("https://a.example", "msat"), Purse("https://b.example", "sat")]
 POWERS = [1 << n for n in range(20)]
@@ -76,12 +87,14 @@ class Money(RuleBasedStateMachine):
         self.ids = itertools.count()
         self.expected: dict[str, int] = {}
         self.charged: dict[str, list[int]] = {}
+        self.payers: list[str] = []
 
     @initialize()
     def begin(self) -> None:
         self.store = Store.open(Path(self.folder.name) / FILE_NAME, wait_ms=1000, durable=False)
         self.books, self.journal = Books(self.store), Journal(self.store)
         self.refunds, self.proofs, self.lightning = Refunds(self.store), Proofs(self.store), Payments(self.store)
+        self.singles = Singles(self.store)
 
     def teardown(self) -> None:
         if hasattr(self, "store"):
@@ -107,10 +120,15 @@ class Money(RuleBasedStateMachine):
     def a_token_comes_for_a_top_up(self, account: str, purse: Purse, face: int) -> Swap:
         return self.written(self.token("topup", account, purse, face, 0))
 
+    @rule(target=open_swaps, purse=st.sampled_from(PURSES), face=st.integers(2, 5000), fee=st.integers(0, 1))
+    def a_token_comes_for_one_request(self, purse: Purse, face: int, fee: int) -> Swap:
+        return self.written(self.token("single", self.name("payer"), purse, face, fee))
+
     def token(self, purpose: Purpose, account: str, purse: Purse, face: int, fee: int) -> NewSwap:
-        swap_id = self.name("swap")
+        swap_id, worth = self.name("swap"), face - fee
+        amounts = reaching(worth, POWERS) if purpose == "single" else (1, *split(worth - 1, POWERS))
         return NewSwap(
-            id=swap_id, purpose=purpose, purse=purse, face=face, fee=fee, amounts=(1, *split(face - fee - 1, POWERS)),
+            id=swap_id, purpose=purpose, purse=purse, face=face, fee=fee, amounts=amounts,
             keyset="00aa", epoch=0, tag=b"tag", ys=(f"{swap_id}/1", f"{swap_id}/2"), inputs=b"sealed", account=account,
             token_hash=f"token of {account}" if purpose == "key" else None,
         )  # fmt: skip
@@ -122,6 +140,9 @@ class Money(RuleBasedStateMachine):
         assert not self.journal.not_executed(swap, "refused")
         account = swap.account or ""
         self.expected[account] = self.expected.get(account, 0) + swap.credited_msat
+        if swap.purpose == "single":
+            self.payers.append(account)
+            assert {coin.Y for coin in self.coins(swap)} == {coin.Y for coin in self.proofs.taken_by(account)}
         return account if swap.purpose == "key" else multiple()
 
     def book(self, swap: Swap, payment: Payment | None = None) -> bool:
@@ -176,6 +197,12 @@ class Money(RuleBasedStateMachine):
             return multiple()
         assert self.books.hold(hold.id, account, amount, worker=worker) == free - amount
         return hold
+
+    @rule(target=holds, number=st.integers(0, 99), share=st.integers(1, 101), worker=st.sampled_from("vw"))
+    @precondition(lambda self: self.payers)
+    def the_request_of_a_payer_begins(self, number: int, share: int, worker: str) -> object:
+        account = self.payers[number % len(self.payers)]
+        return self.a_request_begins(account, self.free(account) * share // 100 + 1, worker)
 
     def free(self, account: str) -> int:
         row = self.store.db.execute("SELECT balance, held FROM accounts WHERE id = ?", (account,)).fetchone()
@@ -246,6 +273,32 @@ class Money(RuleBasedStateMachine):
             assert self.refunds.answered(account)[-1].id == refund.id
             assert self.refunds.open_refunds(account) == []
             return
+
+    @rule(number=st.integers(0, 99), worthless=st.booleans())
+    @precondition(lambda self: self.payers)
+    def a_payer_has_its_change(self, number: int, worthless: bool) -> None:
+        """Once its request is over: of its own coins, exactly; and after that it holds and pays nothing."""
+        account = self.payers[number % len(self.payers)]
+        single = self.singles.find(account)
+        assert single is not None
+        assert self.refunds.rooms(account) == []
+        wanted = whole_units(single.balance_msat, single.purse.unit)
+        chosen = greatest_below(self.proofs.taken_by(account), wanted, lambda coin: coin.amount)
+        change, payment = None, None
+        if single.state == "open" and not (worthless and wanted < 3) and wanted:
+            assert sum(coin.amount for coin in chosen) == wanted
+            change = Refund(
+                self.name("change"), account, single.purse, to_msat(wanted, single.purse.unit), "open", None
+            )
+            payment = Payment(change.id, tuple(coin.Y for coin in chosen), b"sealed")
+        over = single.state == "open" and not single.held_msat
+        assert self.singles.close(single, change, payment) == over
+        assert not self.singles.close(single, change, payment)
+        if over:
+            self.expected[account] = 0
+            assert self.refunds.answered(account) == ([] if change is None else [self.refunds.find(change.id)])
+            assert self.proofs.taken_by(account) == []
+            assert account not in self.singles.charged()
 
     def debit(self, account: str, purse: Purse, amount: int, fee_msat: int = 0) -> Refund | None:
         held = self.expected[account] - self.free(account)

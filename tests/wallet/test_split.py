@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from addon.wallet.split import enough, greatest_below, split, tagged
+from addon.wallet.split import enough, greatest_below, reaching, split, tagged
 
 POWERS = [1 << n for n in range(20)]
 few_coins = st.lists(st.sampled_from([1, 1, 2, 4, 8, 16, 32]), max_size=9)
@@ -63,6 +63,38 @@ def test_enough_coins_cover_amount_and_fee_or_there_are_none(coins: list[int], t
         assert len(chosen) == 1 or sum(chosen[:-1]) - fee(chosen[:-1]) < target
     else:
         assert all(sum(c) - fee(c) < target for n in range(1, len(coins) + 1) for c in combinations(coins, n))
+
+
+@given(st.integers(1, 600))
+def test_single_payments_coins_reach_every_amount_and_no_fewer_do(total: int) -> None:
+    coins = reaching(total, POWERS)
+    assert sum(coins) == total
+    assert coins[0] == 1  # the tag
+    for wanted in range(total + 1):
+        assert sum(greatest_below(coins, wanted, same)) == wanted
+    assert len(coins) <= 2 * total.bit_length() - 1
+    below = total.bit_length() - 1
+    assert len(coins) == below + (total + 1 - (1 << below)).bit_count()
+
+
+@given(st.integers(1, 10**7), st.data())
+def test_they_reach_any_amount_of_a_large_total(total: int, data: st.DataObject) -> None:
+    coins = reaching(total, [1 << n for n in range(24)])
+    assert len(coins) <= 46
+    wanted = data.draw(st.integers(0, total))
+    assert sum(greatest_below(coins, wanted, same)) == wanted
+
+
+@given(st.integers(1, 400), st.sets(st.sampled_from(POWERS[1:9])))
+def test_they_reach_it_with_whatever_sizes_a_mint_signs(total: int, sizes: set[int]) -> None:
+    coins = reaching(total, {1, *sizes})
+    assert [sum(greatest_below(coins, n, same)) for n in range(total + 1)] == list(range(total + 1))
+
+
+@pytest.mark.parametrize(("total", "sizes"), [(5, [2, 4]), (10**6, [1])])
+def test_what_would_leave_gaps_or_take_endless_coins_is_an_error(total: int, sizes: list[int]) -> None:
+    with pytest.raises(ValueError, match="do not reach"):
+        reaching(total, sizes)
 
 
 def test_among_equal_coins_the_first_given_is_taken() -> None:
