@@ -17,7 +17,9 @@ from addon import replies
 from addon.account import PREFIXES, RECEIPTS, AccountCalls
 from addon.calls import Call, Handler
 from addon.cashier import Cashier
-from addon.ledger import Reports
+from addon.invoices import PLACES as INVOICES
+from addon.invoices import InvoiceCalls
+from addon.ledger import Invoices, Reports
 from addon.offers import Offers, listing
 from addon.settings import Settings
 from addon.treasury import Treasury
@@ -27,12 +29,12 @@ VERSION: Final = "0.1.0"
 
 def is_secret(path: str) -> bool:
     """Whether bodies of this path hold keys or tokens, which no flow may keep."""
-    return path.startswith(PREFIXES)
+    return path.startswith((*PREFIXES, *INVOICES))
 
 
 def is_personal(path: str) -> bool:
     """Whether a call of the node itself is about an account, so that its credential matters."""
-    return path.startswith((*PREFIXES, *RECEIPTS))
+    return path.startswith((*PREFIXES, *RECEIPTS)) or path in INVOICES
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,7 @@ class Api:
 
     def __init__(
         self, settings: Settings, cashier: Cashier, reports: Reports, treasury: Treasury, offers: Callable[[], Offers],
-        npub: str,
+        npub: str, invoices: Invoices,
     ) -> None:  # fmt: skip
         self._settings = settings
         self._cashier = cashier
@@ -56,6 +58,7 @@ class Api:
         self._last: _Listed | None = None
         account = AccountCalls(settings, cashier, reports, treasury)
         self._receipt: Handler = account.receipt
+        self._invoices = InvoiceCalls(settings, cashier, invoices, treasury)
         public: dict[tuple[str, str], Handler] = {
             ("GET", "/"): self._home,
             ("GET", "/v1/info"): self._node_info,
@@ -69,7 +72,7 @@ class Api:
         verb = "GET" if method == "HEAD" else method
         if verb == "GET" and any(path.startswith(place) and path != place for place in RECEIPTS):
             return self._receipt
-        return self._routes.get((verb, path))
+        return self._routes.get((verb, path)) or self._invoices.route(verb, path)
 
     def _noting_use(self, handler: Handler) -> Handler:
         """A key that comes with a public call is used by it, too."""

@@ -6,6 +6,7 @@ is refused here, before anything is built from it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -25,6 +26,7 @@ MAX_FIELDS: Final = 200
 _CONTROL: Final = bytes(c for c in range(32) if c != 9) + b"\x7f"
 _PRIVATE: Final = SECRET_HEADERS | {b"proxy-authorization", b"refund-lnurl", b"cookie"}
 _TERMS: Final = (b"refund-lnurl", b"key-expiry-time")
+_INVOICE: Final = re.compile(rb"(/lightning/invoice/)[^/]+")
 _VERSIONS: Final = (b"HTTP/1.1", b"HTTP/1.0", b"HTTP/2.0")
 
 
@@ -106,10 +108,10 @@ def read(flow: http.HTTPFlow, *, max_body_bytes: int) -> Arrival:
 
 
 def hide_secrets(request: http.Request) -> None:
-    """Takes credentials and the query out of the flow, before any view, log or file sees it."""
+    """Takes credentials, the query and an invoice's id out of the flow, before any view, log or file sees it."""
     fields = request.data.headers.fields
     request.data.headers.fields = tuple((n, v) for n, v in fields if n.lower() not in _PRIVATE)
-    request.data.path = request.data.path.partition(b"?")[0]
+    request.data.path = _INVOICE.sub(rb"\1-", request.data.path.partition(b"?")[0])
 
 
 def _query(raw: bytes) -> dict[str, str]:

@@ -125,6 +125,12 @@ class OutcomeUnknown(MintError):
     code = "mint_outcome_unknown"
 
 
+class LightningUnavailable(MintError):
+    """No accepted mint issues an invoice now; nothing was asked for, nothing is owed."""
+
+    code = "lightning_unavailable"
+
+
 # --- what is asked for ------------------------------------------------------------------------------
 
 
@@ -166,6 +172,12 @@ class NoBalance(ClientError):
 
 class RequestsRunning(ClientError):
     code = "requests_running"
+
+
+class TooManyInvoices(ClientError):
+    """So many invoices of one account are unpaid that no further one is asked of a mint."""
+
+    code = "too_many_invoices"
 
 
 class PaymentRunning(ClientError):

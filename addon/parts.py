@@ -11,7 +11,18 @@ from pathlib import Path
 from addon.api import Api
 from addon.cashier import Cashier
 from addon.errors import SettingsError
-from addon.ledger import FILE_NAME, PROXY_WAIT_MS, Books, Checkpoints, Reports, Store, Worker, bury_dead, patiently
+from addon.ledger import (
+    FILE_NAME,
+    PROXY_WAIT_MS,
+    Books,
+    Checkpoints,
+    Invoices,
+    Reports,
+    Store,
+    Worker,
+    bury_dead,
+    patiently,
+)
 from addon.offers import Offers
 from addon.replies import Cors
 from addon.settings import Settings
@@ -62,7 +73,7 @@ async def assemble(
     welcome = await treasury.start()
     _check_identity(settings, welcome)
     cashier = Cashier(books, reports, treasury, bytes.fromhex(welcome.key_secret))
-    api = Api(settings, cashier, reports, treasury, offers, settings.npub or welcome.npub)
+    api = Api(settings, cashier, reports, treasury, offers, settings.npub or welcome.npub, Invoices(store))
     return Parts(
         store, books, reports, checkpoints, worker, treasury, cashier, api, upstream, Cors(settings.cors_origins),
         welcome.recovered,

@@ -54,6 +54,7 @@ STATUSES: Final[Mapping[type[Failure], Status]] = {
     errors.OutcomeUnknown: Status(503, "mint_error", retry=True),
     errors.MintUnreachable: Status(503, "mint_unreachable", retry=True),
     errors.MintRateLimited: Status(503, "mint_rate_limited", retry=True),
+    errors.LightningUnavailable: Status(503, "mint_error", retry=True),
     errors.InvalidJson: Status(400, _REQUEST),
     errors.InvalidParameter: Status(400, _REQUEST),
     errors.UnsupportedParameter: Status(400, _REQUEST),
@@ -64,6 +65,7 @@ STATUSES: Final[Mapping[type[Failure], Status]] = {
     errors.UpgradeNotSupported: Status(426, _REQUEST),
     errors.NoBalance: Status(400, _REQUEST),
     errors.RequestsRunning: Status(400, _REQUEST),
+    errors.TooManyInvoices: Status(429, _REQUEST, retry=True),
     errors.PaymentRunning: Status(425, _REQUEST, retry=True),
     errors.UpstreamTimeout: Status(504, "upstream_error"),
     errors.UpstreamError: Status(502, "upstream_error"),
@@ -139,8 +141,15 @@ def answer(
 ) -> http.Response:
     """A JSON answer of this node's own, or one that is JSON already; None: no body."""
     content = b"" if body is None else body if isinstance(body, bytes) else to_json(body)
-    typed = [] if body is None else [("content-type", "application/json"), ("x-content-type-options", "nosniff")]
-    headers = [*typed, ("cache-control", "no-store"), *caller.headers, *extra]
+    return typed(status, content, None if body is None else "application/json", caller, extra=extra)
+
+
+def typed(
+    status: int, content: bytes, content_type: str | None, caller: Caller, *, extra: Sequence[tuple[str, str]] = ()
+) -> http.Response:
+    """An answer of this node's own of any type; None: no body. Nobody guesses another type."""
+    kind = [] if content_type is None else [("content-type", content_type), ("x-content-type-options", "nosniff")]
+    headers = [*kind, ("cache-control", "no-store"), *caller.headers, *extra]
     return http.Response.make(status, content, [(k.encode(), v.encode("latin-1", "replace")) for k, v in headers])
 
 

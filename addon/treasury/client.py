@@ -30,6 +30,9 @@ from addon.treasury.messages import (
     Change,
     Changed,
     Hello,
+    Invoiced,
+    LookAtInvoice,
+    OrderInvoice,
     Recall,
     Receive,
     Received,
@@ -45,6 +48,7 @@ LOG_NAME: Final = "wallet.log"
 SOCKET_PATH_LIMIT: Final = 100
 """A Unix socket's path has 108 bytes on Linux, 104 on macOS, the closing NUL among them."""
 ASK_TIMEOUT_S: Final = 20.0
+LOOK_TIMEOUT_S: Final = 4.0
 REVIVE_S: Final = 3.0
 STOP_TIMEOUT_S: Final = 30.0
 
@@ -96,6 +100,14 @@ class Treasury:
         """The change of the single payment that was made with this token."""
         ask = Recall(token=token)
         return Changed.model_validate(await asyncio.shield(self._ask(ask, limit_s=ASK_TIMEOUT_S)))
+
+    async def invoice(self, ask: OrderInvoice) -> Invoiced:
+        """An invoice of an accepted mint."""
+        return Invoiced.model_validate(await asyncio.shield(self._ask(ask, limit_s=ASK_TIMEOUT_S)))
+
+    async def look_at_invoice(self, invoice: str) -> None:
+        """Lets the mint be asked about an invoice now; returns when that is over, or soon."""
+        await self._ask(LookAtInvoice(id=invoice), limit_s=LOOK_TIMEOUT_S)
 
     @property
     def connected(self) -> bool:

@@ -69,7 +69,29 @@ class Recall(_Message):
     token: str = Field(repr=False)
 
 
-Ask = Receive | RefundAccount | Change | Recall
+class OrderInvoice(_Message):
+    """An invoice for a payment to an account: one to open (`key`), on these terms, or one to top up.
+
+    `id`: SHA-256 of what its asker will call it by; asked again, the same invoice.
+    """
+
+    op: Literal["invoice"] = "invoice"
+    id: str
+    amount_msat: int = Field(gt=0)
+    purpose: Literal["key", "topup"]
+    account: str
+    expires_at: int | None = None
+    refund_address: str | None = None
+
+
+class LookAtInvoice(_Message):
+    """Ask the mint now whether an invoice was paid. What became of it, the ledger tells."""
+
+    op: Literal["look"] = "look"
+    id: str
+
+
+Ask = Receive | RefundAccount | Change | Recall | OrderInvoice | LookAtInvoice
 """What a greeted connection asks."""
 ASKS: Final[TypeAdapter[Hello | Ask]] = TypeAdapter(Annotated[Hello | Ask, Field(discriminator="op")])
 
@@ -108,6 +130,19 @@ class Changed(_Message):
     unit: Unit
     amount: int
     amount_msat: int
+
+
+class Invoiced(_Message):
+    """An invoice that can be paid. `expires_at` in unix seconds."""
+
+    bolt11: str
+    amount_msat: int
+    expires_at: int
+    payment_hash: str
+
+
+class Looked(_Message):
+    """The mint was asked, or will be in a moment."""
 
 
 class Refusal(_Message):

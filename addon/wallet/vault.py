@@ -6,13 +6,28 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from addon.errors import SettingsError
-from addon.ledger import FILE_NAME, WALLET_WAIT_MS, Journal, Proofs, Refunds, Reports, Singles, Store, solvency
+from addon.ledger import (
+    FILE_NAME,
+    WALLET_WAIT_MS,
+    Invoices,
+    Journal,
+    Proofs,
+    Refunds,
+    Reports,
+    Singles,
+    Store,
+    solvency,
+)
 from addon.settings import Settings
 from addon.tokens import canonical
 from addon.treasury import (
     Ask,
     Change,
     Changed,
+    Invoiced,
+    LookAtInvoice,
+    Looked,
+    OrderInvoice,
     Recall,
     Receive,
     Received,
@@ -26,12 +41,14 @@ from addon.wallet.booking import Booking
 from addon.wallet.change import Changer
 from addon.wallet.coins import Coins
 from addon.wallet.epochs import Epochs
+from addon.wallet.minting import Minting
 from addon.wallet.mints import Mints
 from addon.wallet.receive import Receiver
 from addon.wallet.recovery import Recovery
 from addon.wallet.refund import Refunder
 from addon.wallet.seeds import Seeds
 from addon.wallet.swap import Swaps
+from addon.wallet.watch import Watch
 from addon.wallet.wire import new_client
 
 
@@ -69,17 +86,20 @@ class Vault:
         )
         self._changer = Changer(journal, proofs, refunds, Singles(self._store), coins, mints, swaps, booking)
         self._recovery = Recovery(accepted, journal, refunds, mints, epochs, swaps, self._refunder, self._changer)
+        invoices = Invoices(self._store)
+        self._watch = Watch(invoices, Minting(accepted, invoices, journal, reports, seeds, mints, epochs, swaps))
         self._recovered = 0
 
     def start(self) -> None:
         """Takes up what an earlier life left open. Needs the running loop."""
         self._recovered = self._recovery.start()
+        self._watch.start()
 
     def welcome(self) -> Welcome:
         """What a proxy is told at its hello."""
         return Welcome(npub=self._npub, key_secret=self._key_secret, recovered=self._recovered)
 
-    async def answer(self, ask: Ask) -> Received | Refunded | Changed:
+    async def answer(self, ask: Ask) -> Received | Refunded | Changed | Invoiced | Looked:
         """Raises Failure."""
         match ask:
             case Receive():
@@ -90,6 +110,11 @@ class Vault:
                 return await self._changer.change(ask.account)
             case Recall():
                 return await self._changer.recall(ask.token)
+            case OrderInvoice():
+                return await self._watch.order(ask)
+            case LookAtInvoice():
+                await self._watch.look(ask.id)
+                return Looked()
 
     def close(self) -> None:
         """Closes the ledger."""
