@@ -37,6 +37,7 @@ from addon.node import Node
 from addon.payment import Payment
 from addon.replies import Caller
 from addon.sidecar import ADMIN
+from addon.upstream import forget_credential
 
 logger = logging.getLogger("routstr")
 
@@ -232,7 +233,7 @@ class Routstr:
         payment = None if self._node is None else self._node.payments.get(flow)
         if self._node is None or payment is None or flow.response is None:
             return
-        flow.request.headers.pop("authorization", None)
+        forget_credential(flow.request.headers)
         if flow.response.status_code < 200:
             flow.kill()
         else:
@@ -267,7 +268,7 @@ class Routstr:
     async def error(self, flow: http.HTTPFlow) -> None:
         """A flow that ended badly: the hold is closed, and where nothing was sent yet, the client is told."""
         node = self._node
-        flow.request.headers.pop("authorization", None)
+        forget_credential(flow.request.headers)
         if node is None:
             return
         arrived = node.arrivals.pop(flow.id, None)

@@ -97,7 +97,8 @@ def prepare(
     data = flow.request.data
     data.method, data.authority, data.trailers = b"POST", b"", None
     data.path = target.path(order.family.path).encode()
-    data.headers = http.Headers(upstream.request_headers(target, list(arrived.headers.items()), len(body)))
+    received = list(arrived.headers.items())
+    data.headers = http.Headers(upstream.request_headers(target, order.family.path, received, len(body)))
     data.content = body
     told = _told(order, fitted)
     if b"close" in arrived.headers.get(b"connection", b"").lower():

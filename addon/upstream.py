@@ -7,7 +7,7 @@ what is sent is what was priced.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn
 from urllib.parse import urlsplit
@@ -43,6 +43,12 @@ class Upstream:
         default = 443 if self.scheme == "https" else 80
         name = f"[{self.host}]" if ":" in self.host else self.host
         return name if self.port == default else f"{name}:{self.port}"
+
+    def credential(self, family_path: str) -> tuple[bytes, bytes]:
+        """The header that carries its key. Anthropic's messages take its own keys in no other."""
+        if family_path == "/v1/messages" and self.api_key.startswith("sk-ant-"):
+            return b"X-Api-Key", self.api_key.encode()
+        return b"Authorization", b"Bearer " + self.api_key.encode()
 
     @property
     def url(self) -> str:
@@ -137,7 +143,9 @@ def _where(error: ValueError) -> str:
 # --- headers ----------------------------------------------------------------------------------------
 
 
-def request_headers(upstream: Upstream, received: Fields, body_bytes: int) -> list[tuple[bytes, bytes]]:
+def request_headers(
+    upstream: Upstream, family_path: str, received: Fields, body_bytes: int
+) -> list[tuple[bytes, bytes]]:
     """The headers that go upstream. `received` has lower-case names."""
     passed = [(name, value) for name, value in received if name in _PASSED_REQUEST_HEADERS]
     ours = [
@@ -148,8 +156,14 @@ def request_headers(upstream: Upstream, received: Fields, body_bytes: int) -> li
         (b"User-Agent", USER_AGENT.encode()),
     ]
     if upstream.api_key:
-        ours.append((b"Authorization", b"Bearer " + upstream.api_key.encode()))
+        ours.append(upstream.credential(family_path))
     return ours + passed
+
+
+def forget_credential(sent: MutableMapping[str, str]) -> None:
+    """Takes the upstream's key out of the headers of a request that is under way, wherever it stands."""
+    for name in ("authorization", "x-api-key"):
+        sent.pop(name, None)
 
 
 def response_headers(received: Fields) -> list[tuple[bytes, bytes]]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -192,3 +192,26 @@ def test_speech_passes_as_it_comes_and_costs_its_characters(business: Business) 
     receipt = business.node.call("GET", f"/v1/receipts/{answer.header('x-routstr-request-id')}", key=key).json()
     assert receipt["usage_source"] == "counted"
     assert receipt["total_msats"] == 11 + 3 * -(-len(body) // 3) + 7 * 2 * len(do)
+
+
+def test_anthropics_own_key_goes_where_it_is_looked_for_and_stays_in_no_flow(
+    business: Business, own: Callable[..., Node], tmp_path: Path
+) -> None:
+    secret, kept, name = "sk-ant-UPSTREAM-0123456789", tmp_path / "flows", business.name()
+    node = own(["-w", str(kept)], UPSTREAM_API_KEY=secret).start()
+    key = business.account(node=node)
+    usage = {"input_tokens": 7, "output_tokens": 3}
+    message = {
+        "type": "message",
+        "content": [{"type": "text", "text": "hi"}],
+        "stop_reason": "end_turn",
+        "usage": usage,
+    }
+    do = business.upstream.on(name, json.dumps(message).encode())
+    for path in ("/v1/messages", "/v1/chat/completions"):
+        ask = {"model": "small", "max_tokens": 5, "messages": [{"role": "user", "content": do}]}
+        assert node.call("POST", path, ask, headers=[("x-api-key", key)]).status == 200
+    sent = [(r.header("x-api-key"), r.header("authorization")) for r in business.upstream.seen(name)]
+    assert sent == [(secret, None), (None, f"Bearer {secret}")]
+    node.stop()
+    assert kept.stat().st_size > 0 and secret.encode() not in kept.read_bytes()
