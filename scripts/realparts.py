@@ -107,8 +107,13 @@ class Part:
         return self._process.wait()
 
 
-def mint(home: Path, *, fee_ppk: int = 0, port: int | None = None) -> tuple[Part, str]:
-    """cashu's own mint (nutshell) with a Lightning backend that pays every invoice; not started yet. And its URL."""
+def mint(
+    home: Path, *, fee_ppk: int = 0, port: int | None = None, changes: Mapping[str, str] | None = None
+) -> tuple[Part, str]:
+    """cashu's own mint (nutshell) with a Lightning backend that pays every invoice; not started yet. And its URL.
+
+    `changes`: other settings of it than these.
+    """
     at = port or free_port()
     env = {
         "CASHU_DIR": str(home / "cashu"),
@@ -129,6 +134,7 @@ def mint(home: Path, *, fee_ppk: int = 0, port: int | None = None) -> tuple[Part
         "MINT_QUOTE_BACKEND_CHECK_RATE_LIMIT": "0",
         "LOG_LEVEL": "ERROR",
         "TOR": "FALSE",
+        **(changes or {}),
     }
     return Part("the mint", [sys.executable, "-m", "cashu.mint"], home, env), f"http://127.0.0.1:{at}"
 
