@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final
 
 from addon.errors import ModelNotFound
 from addon.metering import Extent, Family, Unseen, admitted, unseen_of
@@ -172,6 +172,27 @@ def _write_cap(body: dict[str, Any], order: Order, output_tokens: int) -> None:
         body.update(place)
     else:
         body[order.family.cap_inside] = place
+    if order.cap.asked is not None and output_tokens < order.cap.asked:
+        _fit_thinking(body, order.cap.asked, output_tokens)
+
+
+LEAST_THINKING: Final = 1024
+"""Tokens: below it Anthropic refuses a budget for thinking."""
+
+
+def _fit_thinking(body: dict[str, Any], asked: int, output_tokens: int) -> None:
+    """Anthropic's budget for thinking must be below the cap: one that the lowered cap has overtaken is lowered too,
+    or left out where too little remains."""
+    thinking = body.get("thinking")
+    if not isinstance(thinking, dict):
+        return
+    budget = thinking.get("budget_tokens")
+    if not isinstance(budget, int) or not output_tokens <= budget < asked:
+        return
+    if output_tokens > LEAST_THINKING:
+        body["thinking"] = thinking | {"budget_tokens": output_tokens - 1}
+    else:
+        del body["thinking"]
 
 
 def _cap_place(body: Mapping[str, Any], family: Family) -> Mapping[str, Any]:

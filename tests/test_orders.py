@@ -86,6 +86,27 @@ def test_every_family_is_capped_by_the_name_it_knows(
     assert sent(ask, path=path) == ask | {usual: 256}
 
 
+@pytest.mark.parametrize(
+    ("limit", "asked", "budget", "thinks"),
+    [
+        (2000, 8000, 4000, 1999),
+        (2000, 8000, 1500, 1500),
+        (2000, 1800, 1500, 1500),
+        (2000, 8000, 9000, 9000),  # the client's own mistake, told by the upstream
+        (1000, 8000, 4000, None),
+    ],
+)
+def test_a_budget_for_thinking_stays_below_a_lowered_cap(
+    limit: int, asked: int, budget: int, thinks: int | None
+) -> None:
+    offers = Offers({"thinker": Offer(Model("thinker", 200_000, limit), PRICE, False)})
+    body = {"model": "thinker", "max_tokens": asked, "thinking": {"type": "enabled", "budget_tokens": budget}}
+    made = orders.read(family("/v1/messages"), json.dumps(body).encode(), offers, Settings())
+    up = json.loads(orders.sent_body(made, made.fit(10**9)))
+    assert up.get("thinking", {}).get("budget_tokens") == thinks
+    assert up["max_tokens"] == min(asked, limit)
+
+
 def test_ollamas_cap_and_switches_stand_inside_its_options() -> None:
     path = "/api/chat"
     assert sent(ASK, path=path)["options"] == {"num_predict": 256}
