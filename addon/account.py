@@ -21,6 +21,7 @@ from addon.errors import (
     InvalidApiKey,
     InvalidParameter,
     InvalidToken,
+    NoBalance,
     OutcomeUnknown,
     PathNotFound,
     PaymentRequired,
@@ -29,6 +30,7 @@ from addon.errors import (
 from addon.ledger import Credential, Reports
 from addon.money import Unit, whole_units
 from addon.settings import Settings
+from addon.tokens import decode
 from addon.treasury import Refunded, Treasury
 from addon.upstream import parse_body
 
@@ -42,6 +44,7 @@ LONGEST_PAGE: Final = 200
 SOON: Final = 100
 """How often, 10 ms apart, a call looks again for what is moments away."""
 
+_UNITS: Final[dict[Unit, str]] = {"sat": "sats", "msat": "msats"}
 T = TypeVar("T")
 
 
@@ -103,9 +106,19 @@ class AccountCalls:
         return replies.answer(200, {"msats": received.credited_msat}, call.caller)
 
     async def _refund(self, call: Call) -> http.Response:
+        if call.credentials.single_payment is not None:
+            return replies.answer(200, await self._recalled(call.credentials.single_payment), call.caller)
         _check_refund(_json(call))
         payer = await self._payer(call, opens=False)
         return replies.answer(200, _refund_told(await self._treasury.refund(payer.account)), call.caller)
+
+    async def _recalled(self, token: str) -> dict[str, Any]:
+        """What is left of the single payment that this token made: the answer that its client lost."""
+        decode(token)
+        changed = await self._treasury.recall(token)
+        if not changed.token:
+            raise NoBalance("No balance to refund")
+        return {"token": changed.token, _UNITS[changed.unit]: str(changed.amount)}
 
     # --- what was -----------------------------------------------------------------------------------
 
@@ -213,6 +226,5 @@ def _limit(text: str | None) -> int:
 
 
 def _refund_told(refunded: Refunded) -> dict[str, Any]:
-    name: dict[Unit, str] = {"sat": "sats", "msat": "msats"}
     amount = whole_units(refunded.amount_msat, refunded.unit)
-    return {"token": refunded.token, "tokens": list(refunded.tokens), name[refunded.unit]: str(amount)}
+    return {"token": refunded.token, "tokens": list(refunded.tokens), _UNITS[refunded.unit]: str(amount)}

@@ -61,6 +61,11 @@ class Arrival:
         return value or None
 
     @property
+    def single_payment(self) -> bytes | None:
+        """The token of a single payment, as it came."""
+        return next((value for name, value in self.secrets if name == b"x-cashu" and value.strip()), None)
+
+    @property
     def encoding(self) -> str:
         """How the body is folded, one of `ENCODINGS`; empty: it is plain."""
         return _encoding(self.headers)

@@ -71,7 +71,8 @@ def read(found: list[tuple[bytes, bytes]]) -> Credentials:
     """The credentials among (lower-case header name, value) pairs of `HEADERS`.
 
     Raises AmbiguousCredential for two of one kind, InvalidApiKey for one that is neither key nor token.
-    An empty header counts as absent: some clients send one when no key is configured.
+    An empty header counts as absent: some clients send one when no key is configured. A single payment wins over
+    all others, which are not even looked at.
     """
     by_name: dict[bytes, str] = {}
     for name, value in found:
@@ -81,10 +82,11 @@ def read(found: list[tuple[bytes, bytes]]) -> Credentials:
                 f"Two different {name.decode()} headers were sent; send one credential, so that it is clear who pays."
             )
         by_name[name] = text
+    if by_name.get(b"x-cashu"):
+        return Credentials(single_payment=by_name[b"x-cashu"])
     return Credentials(
         bearer=_presented(_bearer(by_name.get(b"authorization", ""))),
         api_key=_presented(by_name.get(b"x-api-key", "")),
-        single_payment=by_name.get(b"x-cashu") or None,
     )
 
 

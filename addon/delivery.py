@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 import time
+from collections.abc import Mapping
 
 from mitmproxy import http
 
@@ -42,16 +43,28 @@ def begin(payment: Payment, response: http.Response, *, most_bytes: int) -> None
 
 def measure(payment: Payment, response: http.Response) -> None:
     """A whole answer in hand: metered."""
-    body = response.raw_content or b""
-    payment.metered = metering.measure(payment.paid.family, body, content_encoding=_encoding(response))
+    body, paid, encoding = response.raw_content or b"", payment.paid, _encoding(response)
+    if paid.hide_usage:  # a stream that was held back
+        payment.metered, rest = metering.sift(paid.family, body, content_encoding=encoding)
+        _put(response, rest)
+    else:
+        payment.metered = metering.measure(paid.family, body, content_encoding=encoding)
 
 
 def tell(payment: Payment, response: http.Response) -> None:
-    """The receipt on a whole answer, once it is settled."""
+    """The receipt on a whole answer, once it is settled; behind a stream that was held back its event, too."""
     end = payment.settle("complete")
     left = payment.paid.remaining_msat(end.cost_msat)
     told = replies.receipt_headers(end, remaining_msat=left)
     response.data.headers.fields = (*response.data.headers.fields, *told)
+    if event := receipt(payment):
+        _put(response, (response.raw_content or b"") + event)
+
+
+def _put(response: http.Response, body: bytes) -> None:
+    response.raw_content = body
+    if "content-length" in response.headers:
+        response.headers["content-length"] = str(len(body))
 
 
 def is_answer(status: int) -> bool:
@@ -74,6 +87,8 @@ def failure(payment: Payment) -> Failure:
 def _is_live(payment: Payment, response: http.Response) -> bool:
     """Whether the answer goes on as it comes: an event stream, sound, or asked to be a stream and not told to be
     whole."""
+    if not payment.live:
+        return False
     kind = response.headers.get("content-type", "").lower()
     whole_json = "json" in kind and "content-length" in response.headers
     return "event-stream" in kind or kind.startswith("audio/") or (payment.paid.stream and not whole_json)
@@ -99,7 +114,8 @@ def _unframe(response: http.Response, client_version: str) -> None:
 
 def _meter_late(payment: Payment, response: http.Response) -> StreamFunction:
     """An answer too large to hold: it goes on as it is, metered; its receipt is asked for afterwards."""
-    payment.meter = Meter(payment.paid.family, content_encoding=_encoding(response))
+    hide = payment.paid.hide_usage and "content-length" not in response.headers
+    payment.meter = Meter(payment.paid.family, content_encoding=_encoding(response), hide_usage=hide)
     return functools.partial(_flow, payment)
 
 
@@ -110,19 +126,21 @@ def _flow(payment: Payment, chunk: bytes) -> bytes | list[bytes]:
         return payment.meter.feed(chunk)
     rest = payment.meter.end()
     try:
-        rest += _receipt(payment)
+        rest += b"" if payment.is_single else receipt(payment)
     except Exception as error:
         logger.warning("routstr: a stream's receipt could not be made: %s", type(error).__name__)
     return rest or []
 
 
-def _receipt(payment: Payment) -> bytes:
+def receipt(payment: Payment, change: Mapping[str, object] | None = None) -> bytes:
+    """The event behind a stream's end; b"": this one gets none. `change`: of a single payment, in the same event."""
     metered, paid = payment.measured(), payment.paid
     if metered is None or not (metered.is_stream and paid.family.receipt and paid.wants_receipt):
         return b""
     end = payment.settle("complete")
     left = paid.remaining_msat(end.cost_msat)
-    return metering.receipt_event(paid.family, metered, replies.receipt(end, remaining_msat=left))
+    cost = replies.receipt(end, remaining_msat=left) | ({} if change is None else {"change": change})
+    return metering.receipt_event(paid.family, metered, cost)
 
 
 def _pass_on(chunk: bytes) -> bytes | list[bytes]:

@@ -89,6 +89,7 @@ class InFlight:
         """The hold of a request that was never admitted: given back in the background."""
         now_ms = time.time_ns() // 1_000_000
         end = bill(paid, None, end="upstream_failed", status=0, first_byte_ms=None, ended_ms=now_ms)
+        self._unbooked[end.id] = end  # an end of the process meanwhile still books it
         self._background.keep(self._book(end))
 
     def close_left(self, client: Client) -> None:
@@ -124,6 +125,7 @@ class InFlight:
     async def _book(self, settlement: Settlement) -> None:
         try:
             await self._try_to_book(settlement)
+            self._unbooked.pop(settlement.id, None)
         except Exception as error:
             logger.error("a booking has to wait: %s", type(error).__name__)
             self._unbooked[settlement.id] = settlement

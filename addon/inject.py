@@ -1,6 +1,7 @@
 """The one module that reaches into mitmproxy's layers, where no hook can do what money needs.
 
 - `answer`: a whole answer now, before the request's body has come, or in place of an HTML error page.
+- `add_secret`: header fields that only the client sees.
 - `append`: bytes after the last of a streamed answer, when they took an await to make.
 - `limit_request_body`, `stream_when_large`: bounds of one flow, which mitmproxy only knows globally.
 - `close_upstream`: ends a wait for the first byte. `close_forgotten`: sockets that Python ≥ 3.12 leaves open.
@@ -72,6 +73,20 @@ async def answer(flow: http.HTTPFlow, response: http.Response) -> bool:
 async def append(flow: http.HTTPFlow, data: bytes) -> bool:
     """More bytes of a streamed answer, from `async def response`. False: the client is gone."""
     return await _send(flow, lambda stream: [ResponseData(stream, data)])
+
+
+def add_secret(flow: http.HTTPFlow, fields: Sequence[tuple[bytes, bytes]]) -> None:
+    """Header fields of an answer that only the client sees: no view, log or file of flows does.
+
+    To be called in `response`: what is sent afterwards comes from a flow of the stream's own.
+    """
+    found = _stream_of(flow)
+    if found is None or flow.response is None:
+        return
+    own = copy.copy(flow)
+    own.response = flow.response.copy()
+    own.response.data.headers.fields = (*own.response.data.headers.fields, *fields)
+    found[2].flow = own
 
 
 def limit_request_body(flow: http.HTTPFlow, most_bytes: int) -> None:

@@ -56,14 +56,15 @@ class Order:
         """The smallest acceptable hold."""
         return least(self.offer.price, self.bounds, min_output=self.min_output, minimum_msat=self.minimum_msat)
 
-    def fit(self, available_msat: int) -> Fitted:
-        """The hold for a balance. Raises InsufficientBalance."""
+    def fit(self, available_msat: int, *, whole: bool = False) -> Fitted:
+        """The hold for a balance; `whole`: nothing else will be asked of it. Raises InsufficientBalance."""
         return fit(
             self.offer.price,
             self.bounds,
             available_msat=available_msat,
             min_output=self.min_output,
             minimum_msat=self.minimum_msat,
+            whole=whole,
         )
 
 

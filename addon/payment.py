@@ -13,18 +13,30 @@ from addon.metering import Meter, Metered
 from addon.replies import Caller
 
 
+@dataclass(frozen=True, slots=True)
+class Payer:
+    """The account that pays a request. `is_single`: it was opened by a single payment, for this request alone."""
+
+    account: str
+    available_msat: int
+    is_single: bool
+
+
 @dataclass(slots=True)
 class Payment:
     """Kept by the node, taken out once: whoever takes it closes it.
 
     `told`: headers that tell what was changed in the request. `admitted_at`: monotonic. `delivered`: some of
-    the answer is with the client.
+    the answer is with the client. `is_single`: an `X-Cashu` token pays, whose change goes with the answer;
+    `live`: a stream goes on as it comes; a single payment's waits for its end, unless its change may come in an event.
     """
 
     paid: PaidRequest
     flow: http.HTTPFlow
     caller: Caller
     told: list[tuple[bytes, bytes]]
+    is_single: bool
+    live: bool
     admitted_at: float
     meter: Meter | None = None
     metered: Metered | None = None

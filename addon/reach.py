@@ -7,6 +7,8 @@ import contextlib
 import time
 from typing import Final
 
+from addon.errors import UpstreamError
+
 REACH_S: Final = 2.0
 DOWN_S: Final = 3.0
 
@@ -30,6 +32,14 @@ class Reach:
             writer.close()
             self.answered = True
         return self.answered
+
+    async def check(self) -> None:
+        """Before a token is spent: if the upstream cannot be reached it would have to be given back.
+
+        Raises UpstreamError.
+        """
+        if self.is_down() or not await self.look():
+            raise UpstreamError("The upstream of this node does not answer at the moment; nothing was taken.")
 
     def note_refused(self) -> None:
         """After a refused connection nothing is redeemed for a few seconds: it would have to be given back."""

@@ -67,6 +67,7 @@ STATUSES: Final[Mapping[type[Failure], Status]] = {
     errors.RequestsRunning: Status(400, _REQUEST),
     errors.TooManyInvoices: Status(429, _REQUEST, retry=True),
     errors.PaymentRunning: Status(425, _REQUEST, retry=True),
+    errors.PaymentNotFound: Status(404, _REQUEST),
     errors.UpstreamTimeout: Status(504, "upstream_error"),
     errors.UpstreamError: Status(502, "upstream_error"),
     errors.WalletUnavailable: Status(503, "api_error", retry=True),
@@ -124,10 +125,12 @@ def status_of(failure: Failure) -> Status:
     return next((STATUSES[kind] for kind in type(failure).__mro__ if kind in STATUSES), _OURS)
 
 
-def error(failure: Failure, caller: Caller, *, extra: Sequence[tuple[str, str]] = ()) -> http.Response:
-    """The one envelope. Says whether to try again, and when, in the headers that SDKs obey."""
+def error(
+    failure: Failure, caller: Caller, *, extra: Sequence[tuple[str, str]] = (), hint: str = ""
+) -> http.Response:  # fmt: skip
+    """The one envelope. Says whether to try again, and when, in the headers that SDKs obey. `hint`: what to do next."""
     status = status_of(failure)
-    told: dict[str, Any] = {"message": failure.message, "type": status.type, "code": failure.code, "param": None}
+    told: dict[str, Any] = {"message": failure.message + hint, "type": status.type, "code": failure.code, "param": None}
     told |= failure.fields
     retry = [("retry-after", str(RETRY_AFTER_S))] if status.retry else []
     if 400 <= status.http < 500 and not status.retry:

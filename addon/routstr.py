@@ -13,7 +13,7 @@ import functools
 import logging
 import os
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -21,22 +21,34 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from mitmproxy import ctx, exceptions, http
 from mitmproxy.addonmanager import Loader
 
+from addon import (
+    answers,
+    aside,
+    credentials,
+    delivery,
+    endings,
+    inject,
+    metering,
+    orders,
+    replies,
+    safety,
+    sale,
+    settings,
+    startup,
+)
 from addon import arrival as heads
-from addon import aside, credentials, delivery, inject, metering, orders, replies, safety, sale, settings, startup
 from addon.account import TOKEN_BODY_BYTES
 from addon.api import is_personal, is_secret
 from addon.arrival import Arrival
 from addon.calls import Call
 from addon.credentials import Credentials
-from addon.errors import Failure, InternalError, Overloaded, PathNotFound, PaymentRequired, SettingsError, place
+from addon.errors import Failure, InternalError, Overloaded, PathNotFound, SettingsError, place
 from addon.gate import NAME as GATE_NAME
 from addon.gate import Gate
 from addon.metering import Family
 from addon.node import NAME as NODE_NAME
 from addon.node import Node
-from addon.payment import Payment
 from addon.replies import Caller
-from addon.sidecar import ADMIN
 from addon.upstream import forget_credential
 
 logger = logging.getLogger("routstr")
@@ -138,7 +150,7 @@ class Routstr:
             return None  # the gate answers
         refused = self._refused_by_head(node, arrived)
         if refused is not None and not arrived.reads_small_body:
-            return self._refuse(flow, arrived, refused, now=True)
+            return answers.refuse(node, flow, arrived, refused, now=True)
         node.arrivals[flow.id] = arrived
         return None
 
@@ -157,7 +169,7 @@ class Routstr:
         try:
             await self._serve(node, flow, arrived, body)
         except Failure as failure:
-            await self._refuse(flow, arrived, failure, now=False)
+            await answers.refuse(node, flow, arrived, failure, now=False)
         finally:
             node.serving -= 1
 
@@ -165,7 +177,7 @@ class Routstr:
         refused = self._refused_by_head(node, arrived, body_read=True)
         if refused is not None:
             raise refused
-        caller = self._caller(node, arrived)
+        caller = answers.caller(node, arrived)
         if arrived.method == "OPTIONS":
             asked = arrived.text(b"access-control-request-headers") or ""
             headers = node.live().cors.preflight(arrived.text(b"origin"), asked)
@@ -176,14 +188,13 @@ class Routstr:
         given = (credentials.read_any if is_public else credentials.read)(list(arrived.secrets))
         if handler is not None:
             if is_secret(arrived.path):
-                sale.refuse_single_payment(given)
+                sale.check_account_call(given, arrived.path)
             body = await sale.plain(arrived, body, most_bytes=TOKEN_BODY_BYTES)
             call = Call(arrived.method, arrived.path, arrived.query, body, given, arrived.texts(), caller)
-            await self._answer(flow, arrived, await handler(call))
+            await answers.give(flow, arrived, await handler(call))
             return
         family = metering.family_of(arrived.path)
         assert family is not None
-        sale.refuse_single_payment(given)
         await self._sell(node, flow, arrived, family, given, body, caller)
 
     def _refused_by_head(self, node: Node, arrived: Arrival, *, body_read: bool = False) -> Failure | None:
@@ -208,15 +219,19 @@ class Routstr:
         """Order, payer, hold, the upstream's request, admission: in this order, and nothing is forwarded
         before the last. A hold that gets no admission is given back."""
         found = await node.live().cashier.identify(given)  # a key that is none is refused before its body is read
-        most = heads.SMALL_BODY_BYTES if found is None else node.settings.max_body_bytes
+        most = heads.SMALL_BODY_BYTES if found is None and given.is_empty else node.settings.max_body_bytes
         body = await sale.plain(arrived, body, most_bytes=most)
         read = functools.partial(orders.read, family, body, node.offers, node.settings)
         order = await aside.when_large(len(body), read)
-        account = await sale.payer(node, arrived, found, order)
-        paid, fitted = await sale.hold(node, arrived, order, account)
+        payer = await sale.payer(node, arrived, given, found, order)
+        try:
+            paid, fitted = await sale.hold(node, arrived, order, payer)
+        except Failure as failure:
+            await answers.refuse_spent(node, flow, arrived, failure, payer)
+            return
         try:
             sent = await aside.when_large(len(body), functools.partial(orders.sent_body, order, fitted))
-            payment = sale.prepare(node, flow, arrived, order, paid, fitted, sent, caller)
+            payment = sale.prepare(node, flow, arrived, order, payer, paid, fitted, sent, caller)
         except BaseException:
             node.payments.give_back(paid)
             raise
@@ -247,22 +262,7 @@ class Routstr:
             return
         async with node.payments.ending(flow) as payment:
             if payment is not None:
-                await self._end(node, payment, flow.response)
-
-    async def _end(self, node: Node, payment: Payment, response: http.Response) -> None:
-        """An answer that is complete: its cost told, or nothing taken for one that is none."""
-        if payment.delivered:
-            await node.payments.close(payment, "complete")
-        elif delivery.is_answer(response.status_code):
-            size = len(response.raw_content or b"")
-            await aside.when_large(size, functools.partial(delivery.measure, payment, response))
-            await node.payments.close(payment, "complete")
-            delivery.tell(payment, response)
-        else:
-            await node.payments.close(payment, "upstream_failed")
-            if delivery.is_hidden(response.status_code):
-                logger.warning("routstr: the upstream answered %d: is its credential right?", payment.status)
-                payment.flow.response = replies.error(delivery.failure(payment), payment.caller)
+                await endings.complete(node, payment, flow.response)
 
     @guarded
     async def error(self, flow: http.HTTPFlow) -> None:
@@ -274,53 +274,10 @@ class Routstr:
         arrived = node.arrivals.pop(flow.id, None)
         async with node.payments.ending(flow) as payment:
             if payment is not None:
-                end = payment.end()
-                await node.payments.close(payment, end)
-                if not payment.delivered and end != "client_left":
-                    if not flow.server_conn.timestamp_tcp_setup:
-                        node.reach.note_refused()
-                    await inject.answer(flow, replies.error(delivery.failure(payment), payment.caller))
+                await endings.failed(node, payment)
             elif arrived is not None and flow.error is not None and "body_size_limit" in flow.error.msg:
                 failure = heads.body_too_large(node.settings.max_body_bytes)
-                await inject.answer(flow, replies.error(failure, self._caller(node, arrived)))
-
-    # --- answering ----------------------------------------------------------------------------------
-
-    def _caller(self, node: Node, arrived: Arrival) -> Caller:
-        if arrived.path.startswith(ADMIN):
-            return Caller(arrived.request_id, ())
-        return Caller(arrived.request_id, node.live().cors.headers(arrived.text(b"origin")))
-
-    async def _answer(
-        self, flow: http.HTTPFlow, arrived: Arrival, response: http.Response, *, secret: bool = False, now: bool = False
-    ) -> None:
-        """An answer of our own. One that holds a secret goes to the client around the flow."""
-        if arrived.method == "HEAD":
-            response = replies.without_body(response)
-        if now or secret or is_secret(arrived.path):
-            await inject.answer(flow, response)
-            if flow.killable:
-                flow.kill()
-        else:
-            flow.response = response
-
-    async def _refuse(self, flow: http.HTTPFlow, arrived: Arrival, failure: Failure, *, now: bool) -> None:
-        """A failure, told. A single payment's token was not touched: the client has it back."""
-        node = self._node
-        caller = Caller(arrived.request_id, ()) if node is None else self._caller(node, arrived)
-        extra: Sequence[tuple[str, str]] = ()
-        token = next((v for k, v in arrived.secrets if k == b"x-cashu"), None)
-        if token is not None and len(token) <= replies.ECHO_LIMIT:
-            extra = [("x-cashu", token.decode("latin-1"))]
-        elif isinstance(failure, PaymentRequired) and node is not None:
-            extra = [("x-cashu", sale.payment_request(node, failure))]
-        response = replies.error(failure, caller, extra=extra)
-        await self._answer(flow, arrived, response, secret=token is not None, now=now)
-
-    def _stranger(self, flow: http.HTTPFlow) -> Caller:
-        """Who asked, where nothing else is known of the request: a page must be able to read its error, too."""
-        parts = None if self._node is None else self._node.parts
-        return Caller(flow.id, () if parts is None else parts.cors.headers(flow.request.headers.get("origin")))
+                await inject.answer(flow, replies.error(failure, answers.caller(node, arrived)))
 
     async def broke(self, flow: http.HTTPFlow, hook: str, error: BaseException) -> None:
         """A bug of ours. Logged by its type and place, for its words could hold a secret."""
@@ -330,7 +287,7 @@ class Routstr:
         if node is not None and payment is not None:
             await node.payments.close(payment, "upstream_failed")
         failure = InternalError("Something went wrong inside this node; nothing was charged. Try again in a moment.")
-        response = replies.error(failure, self._stranger(flow) if payment is None else payment.caller)
+        response = replies.error(failure, answers.stranger(node, flow) if payment is None else payment.caller)
         if hook in ("requestheaders", "request") or (hook == "response" and flow.response and not flow.response.stream):
             flow.response = response
         elif hook == "responseheaders":

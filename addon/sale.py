@@ -12,16 +12,16 @@ from typing import Final
 
 from mitmproxy import http
 
-from addon import credentials, orders, terms, tokens, upstream
+from addon import credentials, orders, single, terms, tokens, upstream
 from addon.arrival import Arrival
 from addon.billing import PaidRequest
 from addon.credentials import Credentials, Presented
-from addon.errors import Failure, InsufficientBalance, PaymentRequired, UnsupportedParameter, UpstreamError
+from addon.errors import Failure, InsufficientBalance, PaymentRequired, UnsupportedParameter
 from addon.ledger import Credential, patiently
 from addon.money import units_needed
 from addon.node import Node
 from addon.orders import Order
-from addon.payment import Payment
+from addon.payment import Payer, Payment
 from addon.pricing import Fitted
 from addon.replies import Caller
 from addon.unfold import unfolded
@@ -30,12 +30,13 @@ HOLD_TRIES: Final = 3
 UNPRICED_MSAT: Final = 1000
 
 
-def refuse_single_payment(given: Credentials) -> None:
-    """Raises UnsupportedParameter for an `X-Cashu` token: it never falls through to another credential."""
-    if given.single_payment is not None:
+def check_account_call(given: Credentials, path: str) -> None:
+    """Raises UnsupportedParameter for a single payment's token, which never falls through to another credential,
+    on any call of the account API but the refund."""
+    if given.single_payment is not None and not path.endswith("/refund"):
         raise UnsupportedParameter(
-            "Single payments (X-Cashu) are not offered here yet; the token was not touched. Send it as "
-            "Authorization: Bearer instead: it opens an account, and what is left can be refunded.",
+            "A token in X-Cashu pays for one request, and has no account; it was not touched. Send it as "
+            "Authorization: Bearer instead to open one.",
             param="X-Cashu",
         )
 
@@ -44,11 +45,10 @@ def refused_unread(node: Node, arrived: Arrival) -> Failure | None:
     """Why a large body is not even read: nobody pays for it. None: somebody may."""
     try:
         given = credentials.read(list(arrived.secrets))
-        refuse_single_payment(given)
-        found = node.live().cashier.find(given)
+        pays = given.single_payment is not None or node.live().cashier.find(given) is not None
     except Failure as failure:
         return failure
-    return payment_required(unread_price(node)) if found is None else None
+    return None if pays else payment_required(unread_price(node))
 
 
 async def plain(arrived: Arrival, body: bytes, *, most_bytes: int) -> bytes:
@@ -58,39 +58,42 @@ async def plain(arrived: Arrival, body: bytes, *, most_bytes: int) -> bytes:
     return await asyncio.to_thread(unfolded, arrived.encoding, body, most_bytes=most_bytes)
 
 
-async def payer(node: Node, arrived: Arrival, found: Credential | Presented | None, order: Order) -> Credential:
+async def payer(
+    node: Node, arrived: Arrival, given: Credentials, found: Credential | Presented | None, order: Order
+) -> Payer:  # fmt: skip
     """The account that pays; a token that is new here is redeemed for it, if it brings enough."""
     cashier = node.live().cashier
+    if given.single_payment is not None:
+        return await single.redeem(node, given.single_payment, order)
     if found is None:
         raise payment_required(order.least_msat)
     if isinstance(found, Presented):
-        if node.reach.is_down():
-            raise UpstreamError("The upstream of this node does not answer at the moment; nothing was taken.")
+        await node.reach.check()
         asked = terms.read(arrived.texts(), allow_private=node.settings.lnurl_allow_private)
         found = await cashier.open(found, least_msat=order.least_msat, terms=asked)
     cashier.check_expiry(found)
-    return found
+    return Payer(found.account, found.available_msat, is_single=False)
 
 
-async def hold(node: Node, arrived: Arrival, order: Order, account: Credential) -> tuple[PaidRequest, Fitted]:
+async def hold(node: Node, arrived: Arrival, order: Order, payer: Payer) -> tuple[PaidRequest, Fitted]:
     """A hold that the balance affords; when others took from it in between, fitted again."""
-    available, parts = account.available_msat, node.live()
+    available, parts = payer.available_msat, node.live()
     for _ in range(HOLD_TRIES):
-        fitted = order.fit(available)
+        fitted = order.fit(available, whole=payer.is_single)
         take = functools.partial(
-            parts.books.hold, arrived.request_id, account.account, fitted.hold_msat, worker=parts.worker.id
+            parts.books.hold, arrived.request_id, payer.account, fitted.hold_msat, worker=parts.worker.id
         )
         try:
             left_msat = await patiently(take)
-            return _paid(arrived, order, account.account, fitted, left_msat), fitted
+            return _paid(arrived, order, payer.account, fitted, left_msat), fitted
         except InsufficientBalance as short:
             available = short.available_msat
     raise InsufficientBalance(order.least_msat, available)
 
 
 def prepare(
-    node: Node, flow: http.HTTPFlow, arrived: Arrival, order: Order, paid: PaidRequest, fitted: Fitted, body: bytes,
-    caller: Caller,
+    node: Node, flow: http.HTTPFlow, arrived: Arrival, order: Order, payer: Payer, paid: PaidRequest, fitted: Fitted,
+    body: bytes, caller: Caller,
 ) -> Payment:  # fmt: skip
     """Puts the upstream's request in place of the client's: its own bytes, headers and credential."""
     target = node.live().upstream
@@ -104,7 +107,8 @@ def prepare(
     if b"close" in arrived.headers.get(b"connection", b"").lower():
         # mitmproxy looks for the wish in the request, which is the upstream's now
         told.append((b"Connection", b"close"))
-    return Payment(paid, flow, caller, told, admitted_at=time.monotonic())
+    live = not payer.is_single or (arrived.text(b"x-cashu-change") or "").lower() == "event"
+    return Payment(paid, flow, caller, told, payer.is_single, live, admitted_at=time.monotonic())
 
 
 def payment_required(amount_msat: int) -> PaymentRequired:

@@ -260,6 +260,16 @@ def measure(family: Family, body: bytes, *, content_encoding: str = "") -> Meter
     return meter.finish()
 
 
+def sift(family: Family, body: bytes, *, content_encoding: str = "") -> tuple[Metered, bytes]:
+    """The same for a whole stream, and its bytes without the event that it has only because we asked."""
+    meter, out = Meter(family, content_encoding=content_encoding, hide_usage=True), bytearray()
+    for at in range(0, len(body), PIECE):
+        passed = meter.feed(body[at : at + PIECE])
+        out += passed if isinstance(passed, bytes) else b"".join(passed)
+    out += meter.end()
+    return meter.finish(), bytes(out)
+
+
 def receipt_event(family: Family, metered: Metered, cost: Mapping[str, Any]) -> bytes:
     """The event that may follow this stream, behind the end that its last event may lack; b"": none may."""
     if family.receipt is None or not metered.is_stream:

@@ -110,9 +110,11 @@ def least(price: Price, bounds: Bounds, *, min_output: int, minimum_msat: int) -
     return _hold(price, bounds, output, minimum_msat)
 
 
-def fit(price: Price, bounds: Bounds, *, available_msat: int, min_output: int, minimum_msat: int) -> Fitted:
+def fit(
+    price: Price, bounds: Bounds, *, available_msat: int, min_output: int, minimum_msat: int, whole: bool = False
+) -> Fitted:  # fmt: skip
     """The hold that follows the balance: the worst case in full where it is affordable, otherwise the output
-    lowered so that the hold fits in half of what is available, but not below `min_output`.
+    lowered so that the hold fits in half of what is available (in all of it: `whole`), but not below `min_output`.
 
     Raises InsufficientBalance.
     """
@@ -122,7 +124,7 @@ def fit(price: Price, bounds: Bounds, *, available_msat: int, min_output: int, m
     needed = least(price, bounds, min_output=min_output, minimum_msat=minimum_msat)
     if needed > available_msat:
         raise InsufficientBalance(needed, available_msat)
-    spare_msat = available_msat // 2 - _hold(price, bounds, 0, minimum_msat)
+    spare_msat = (available_msat if whole else available_msat // 2) - _hold(price, bounds, 0, minimum_msat)
     affordable = max(0, int(spare_msat / price.msat(dearest_output(price, bounds.most(1)))))
     output = min(bounds.output_tokens, max(min_output, affordable))
     return Fitted(_hold(price, bounds, output, minimum_msat), output)
