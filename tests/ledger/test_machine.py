@@ -204,6 +204,22 @@ class Money(RuleBasedStateMachine):
         account = self.payers[number % len(self.payers)]
         return self.a_request_begins(account, self.free(account) * share // 100 + 1, worker)
 
+    @rule(purse=st.sampled_from(PURSES), face=st.integers(2, 5000), cost=st.integers(1, 20_000), over=st.booleans())
+    def somebody_pays_for_one_request(self, purse: Purse, face: int, cost: int, over: bool) -> None:
+        """All of it in one step, perhaps but for the change."""
+        swap = self.written(self.token("single", self.name("payer"), purse, face, 0))
+        self.it_is_executed(swap)
+        account = self.payers[-1]
+        free, hold = self.free(account), self.name("request")
+        self.books.hold(hold, account, free, worker="v")
+        cost = min(cost, free)
+        self.books.settle(self.end(Hold(hold, account, free), cost))
+        self.expected[account] -= cost
+        self.charged[account] = [cost]
+        assert account in self.singles.charged()
+        if over:
+            self.a_payer_has_its_change(len(self.payers) - 1, worthless=False)
+
     def free(self, account: str) -> int:
         row = self.store.db.execute("SELECT balance, held FROM accounts WHERE id = ?", (account,)).fetchone()
         assert row[0] == self.expected[account]
