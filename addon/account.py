@@ -31,7 +31,7 @@ from addon.ledger import Credential, Reports
 from addon.money import Unit, whole_units
 from addon.settings import Settings
 from addon.tokens import decode
-from addon.treasury import Refunded, Treasury
+from addon.treasury import Refunded, Sent, Treasury
 from addon.upstream import parse_body
 
 PREFIXES: Final = ("/v1/wallet", "/v1/balance", "/wallet", "/balance")
@@ -108,9 +108,11 @@ class AccountCalls:
     async def _refund(self, call: Call) -> http.Response:
         if call.credentials.single_payment is not None:
             return replies.answer(200, await self._recalled(call.credentials.single_payment), call.caller)
-        _check_refund(_json(call))
+        to_token = _wants_token(_json(call))
         payer = await self._payer(call, opens=False)
-        return replies.answer(200, _refund_told(await self._treasury.refund(payer.account)), call.caller)
+        paid = await self._treasury.refund(payer.account, to_token=to_token)
+        status = 202 if isinstance(paid, Sent) and paid.state == "pending" else 200
+        return replies.answer(status, _refund_told(paid), call.caller)
 
     async def _recalled(self, token: str) -> dict[str, Any]:
         """What is left of the single payment that this token made: the answer that its client lost."""
@@ -208,13 +210,17 @@ def _token(call: Call, name: str) -> Presented:
     return Presented(Kind.TOKEN, token)
 
 
-def _check_refund(body: Mapping[str, Any]) -> None:
-    """Raises InvalidParameter for a wish that would not be fulfilled: money goes where it was meant to, or stays."""
+def _wants_token(body: Mapping[str, Any]) -> bool:
+    """Whether a token is asked for, also where the account has a refund address.
+
+    Raises InvalidParameter for a wish that would not be fulfilled: money goes where it was meant to, or stays.
+    """
     unknown = next((name for name in body if name != "to"), None)
     if unknown is not None:
         raise InvalidParameter('A refund takes {"to": "token"} or no body, nothing else.', param=unknown[:64])
     if body.get("to") not in (None, "token"):
         raise InvalidParameter('to must be "token" where it is given: the refund comes as a Cashu token.', param="to")
+    return body.get("to") == "token"
 
 
 def _limit(text: str | None) -> int:
@@ -225,6 +231,9 @@ def _limit(text: str | None) -> int:
     return int(text)
 
 
-def _refund_told(refunded: Refunded) -> dict[str, Any]:
+def _refund_told(refunded: Refunded | Sent) -> dict[str, Any]:
+    if isinstance(refunded, Sent):
+        told = {"recipient": refunded.recipient, "sats": str(whole_units(refunded.amount_msat, "sat"))}
+        return told if refunded.state == "paid" else told | {"state": refunded.state}
     amount = whole_units(refunded.amount_msat, refunded.unit)
     return {"token": refunded.token, "tokens": list(refunded.tokens), _UNITS[refunded.unit]: str(amount)}

@@ -39,15 +39,16 @@ def pay_url(address: str, *, allow_private: bool) -> str:
         if named is None:
             raise ValueError("a Lightning address is name@host, the name of letters, digits and . _ + -")
         name, host = named.groups()
-        scheme = "https" if _is_public(_host(urlsplit(f"https://{host}"))) else "http"
+        scheme = "https" if is_public(_host(urlsplit(f"https://{host}"))) else "http"
         url = f"{scheme}://{host}/.well-known/lnurlp/{name}"
     else:
         url = _decoded(address)
-    _check(url, allow_private=allow_private)
+    check(url, allow_private=allow_private)
     return url
 
 
-def _check(url: str, *, allow_private: bool) -> None:
+def check(url: str, *, allow_private: bool) -> None:
+    """Whether a web address may be asked for an invoice. Raises ValueError, in words for who wrote it."""
     if not _URL.fullmatch(url):
         raise ValueError("it does not stand for a web address")
     parts = urlsplit(url)
@@ -56,7 +57,7 @@ def _check(url: str, *, allow_private: bool) -> None:
         raise ValueError("it must name a host and a path, nothing else")
     if _ONION.fullmatch(host):
         return
-    if not _is_public(host):
+    if not is_public(host):
         if not allow_private:
             raise ValueError("its host is not a public one")
     elif parts.scheme != "https":
@@ -85,7 +86,8 @@ def _literal(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         return None
 
 
-def _is_public(host: str) -> bool:
+def is_public(host: str) -> bool:
+    """Whether a host's name, or a literal address, is one that everybody reaches."""
     match _literal(host):
         case ipaddress.IPv4Address() as four:
             return four.is_global and not four.is_multicast

@@ -36,7 +36,7 @@ PAYMENT_STATES: Final[Mapping[PaymentState, Mapping[PaymentEvent, PaymentState]]
     "returned": {},
 }
 _COLUMNS: Final = (
-    "id, purpose, state, account, recipient, mint, unit, amount, fee, fee_paid, quote, payment_hash, "
+    "id, purpose, state, account, recipient, mint, unit, amount, fee, quote, payment_hash, "
     "invoice_expires_at, keyset, epoch, counters"
 )
 _OPEN: Final = "state IN ('sent', 'pending')"
@@ -75,7 +75,7 @@ class NewPayment:
 
 @dataclass(frozen=True, slots=True)
 class LightningPayment:
-    """A payment's row. `counters`: of its blank outputs. `fee_paid_msat`: once it is paid."""
+    """A payment's row. `counters`: of its blank outputs."""
 
     id: str
     purpose: PaymentPurpose
@@ -85,7 +85,6 @@ class LightningPayment:
     purse: Purse
     amount_msat: int
     fee_msat: int
-    fee_paid_msat: int | None
     quote: str = field(repr=False)
     payment_hash: str
     expires_at: int
@@ -213,6 +212,10 @@ class Payments:
         )
         return [Due(account, Purse(mint, unit), room, address) for account, mint, unit, room, address in rows]
 
+    def free_profit_msat(self, purse: Purse) -> int:
+        """What could be paid out of a purse at this moment (msat)."""
+        return free_profit_msat(self._store.db, purse)
+
     # --- within a transaction -----------------------------------------------------------------------
 
     def _check_once(self, new: NewPayment) -> None:
@@ -285,6 +288,6 @@ class Payments:
 
 
 def _payment(row: tuple[Any, ...]) -> LightningPayment:
-    place, counters = Purse(row[5], row[6]), tuple(json.loads(row[15]))
-    fields: tuple[Any, ...] = (*row[:5], place, *row[7:15], counters)
+    place, counters = Purse(row[5], row[6]), tuple(json.loads(row[14]))
+    fields: tuple[Any, ...] = (*row[:5], place, *row[7:14], counters)
     return LightningPayment(*fields)

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import AliasChoices, BeforeValidator, Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from addon import lnurl
 from addon.settings.files import EnvFile, TomlFile
 
 
@@ -95,9 +96,9 @@ class Settings(BaseSettings):
     npub: str = ""
     """The public half of NSEC. Not needed; where it is set it must belong to NSEC, which guards against a mix-up."""
     receive_ln_address: str = ""
-    """The Lightning address that your profit is paid to."""
+    """The Lightning address (name@host, or an LNURL) that your profit is paid to, mint by mint. Empty: it stays."""
     minimum_payout: Annotated[Count, Field(ge=1, le=21_000_000 * 10**8)] = 1000
-    """The least profit that is paid out at once, in sats."""
+    """The least profit that is paid out at once, in sats. Less than 10 is never sent."""
     payout_interval: Interval = 900
     """Seconds between two looks for profit to pay out; 0: never."""
     refund_processing_interval: Interval = 3600
@@ -158,6 +159,16 @@ class Settings(BaseSettings):
             raise ValueError("must begin with http:// or https:// and name a host")
         return value.rstrip("/")
 
+    @field_validator("receive_ln_address")
+    @classmethod
+    def _lightning_address(cls, value: str) -> str:
+        try:
+            if value:
+                lnurl.pay_url(value, allow_private=True)
+        except ValueError as reason:
+            raise ValueError(f"must be a Lightning address (name@host) or an LNURL: {reason}") from None
+        return value
+
     @field_validator("cashu_mints", "relays")
     @classmethod
     def _addresses(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
@@ -199,11 +210,6 @@ SECTIONS: Final[Mapping[str, tuple[str, str]]] = {
 """How the file and the documents group them: each section's first and last setting."""
 
 AWAITED: Final[Mapping[str, str]] = {
-    "receive_ln_address": "payouts",
-    "minimum_payout": "payouts",
-    "payout_interval": "payouts",
-    "refund_processing_interval": "refunds by themselves",
-    "tor_proxy_url": "discovery",
     "relays": "discovery",
     "announce": "discovery",
     "workers": "several processes",
@@ -218,6 +224,12 @@ def wallet_environment(settings: Settings) -> dict[str, str]:
         "NSEC": settings.nsec.get_secret_value(),
         "CASHU_MINTS": ",".join(settings.cashu_mints),
         "STATE_DIR": str(settings.state_dir.resolve()),
+        "RECEIVE_LN_ADDRESS": settings.receive_ln_address,
+        "MINIMUM_PAYOUT": str(settings.minimum_payout),
+        "PAYOUT_INTERVAL": str(settings.payout_interval),
+        "REFUND_PROCESSING_INTERVAL": str(settings.refund_processing_interval),
+        "LNURL_ALLOW_PRIVATE": str(settings.lnurl_allow_private).lower(),
+        "TOR_PROXY_URL": settings.tor_proxy_url,
     }
 
 

@@ -39,6 +39,7 @@ from addon.treasury.messages import (
     RefundAccount,
     Refunded,
     Reply,
+    Sent,
     Welcome,
     settings_hash,
     wallet_home,
@@ -86,10 +87,11 @@ class Treasury:
         """Redeems a token; a client that leaves does not stop it."""
         return Received.model_validate(await asyncio.shield(self._ask(ask, limit_s=ASK_TIMEOUT_S)))
 
-    async def refund(self, account: str) -> Refunded:
-        """Pays an account back."""
-        ask = RefundAccount(account=account)
-        return Refunded.model_validate(await asyncio.shield(self._ask(ask, limit_s=ASK_TIMEOUT_S)))
+    async def refund(self, account: str, *, to_token: bool = False) -> Refunded | Sent:
+        """Pays an account back: to its Lightning address, where it has one, or as a token."""
+        ask = RefundAccount(account=account, to_token=to_token)
+        answer = await asyncio.shield(self._ask(ask, limit_s=ASK_TIMEOUT_S))
+        return (Sent if "recipient" in answer else Refunded).model_validate(answer)
 
     async def change(self, account: str) -> Changed:
         """Ends a single payment whose request is over: its change, the same however often it is asked for."""

@@ -49,10 +49,14 @@ class Receive(_Message):
 
 
 class RefundAccount(_Message):
-    """Pay back what is free on an account, from one mint; or tell again what was told last."""
+    """Pay back what is free on an account, from one mint; or tell again what was told last.
+
+    `to_token`: as a token, also where the account has a Lightning address.
+    """
 
     op: Literal["refund"] = "refund"
     account: str
+    to_token: bool = False
 
 
 class Change(_Message):
@@ -143,6 +147,14 @@ class Invoiced(_Message):
 
 class Looked(_Message):
     """The mint was asked, or will be in a moment."""
+
+
+class Sent(_Message):
+    """A refund to a Lightning address, and whether it has arrived."""
+
+    recipient: str
+    amount_msat: int
+    state: Literal["paid", "pending"]
 
 
 class Refusal(_Message):

@@ -101,6 +101,20 @@ class States(_Answer):
     states: list[StateOfProof]
 
 
+class MeltState(_Answer):
+    """Where a Lightning payment stands (NUT-05)."""
+
+    state: Literal["UNPAID", "PENDING", "PAID"]
+
+
+class MeltQuote(MeltState):
+    """What paying an invoice would cost, in the unit that was asked about."""
+
+    quote: str
+    amount: Amount
+    fee_reserve: int = Field(strict=True, ge=0, lt=1 << 63)
+
+
 Shape = TypeVar("Shape", bound=_Answer)
 
 

@@ -77,9 +77,7 @@ class Booking:
         keyset, swap = facts.keysets.get(work.swap.keyset), work.swap
         if keyset is None:
             raise Unknown("the mint's keyset is gone")
-        coins = [
-            (o, _unblinded(o, signed.get(o.blinded), keyset.keys, swap.keyset, facts.proves)) for o in work.outputs
-        ]
+        coins = [(o, unblinded(o, signed.get(o.blinded), keyset.keys, swap.keyset, facts.proves)) for o in work.outputs]
         stored = [self._coins.stored(swap.purse, swap.epoch, swap.keyset, o, C, work.nonce) for o, C in coins]
         payment = self._payment(swap, stored, [Proof(swap.keyset, o.amount, o.secret, C) for o, C in coins])
         key_hash = self._key_hash(swap)
@@ -134,7 +132,7 @@ def _leading(amounts: Sequence[int], target: int) -> int:
     raise Unknown("the outputs do not begin with the refund's amount")
 
 
-def _unblinded(output: Output, signature: Signature | None, keys: Mapping[int, str], keyset: str, proves: bool) -> str:
+def unblinded(output: Output, signature: Signature | None, keys: Mapping[int, str], keyset: str, proves: bool) -> str:
     """The `C` of a signed output. Raises Unknown for a signature on anything but what was asked for."""
     if signature is None or signature.amount != output.amount or signature.id != keyset:
         raise Unknown("a signature is missing, or for another amount or keyset")

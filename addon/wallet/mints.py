@@ -65,11 +65,15 @@ class Keyset:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a mint says of itself, verified. `proves`: it must prove each signature (NUT-12)."""
+    """What a mint says of itself, verified. `proves`: it must prove each signature (NUT-12).
+
+    `gives_change`: what a Lightning payment did not cost comes back (NUT-08).
+    """
 
     url: str
     keysets: Mapping[str, Keyset]
     proves: bool
+    gives_change: bool = False
 
     def of(self, unit: Unit) -> list[Keyset]:
         """The keysets of a unit, inactive ones too."""
@@ -185,7 +189,7 @@ class Mint:
             )
         rows = read(KeysetRows, await self.ask("/v1/keysets")).keysets
         keysets = {row.id: found for row in rows if (found := await self._keyset(row)) is not None}
-        self._facts, self._loaded_at = Facts(self.url, keysets, info.offers(12)), self._clock()
+        self._facts, self._loaded_at = Facts(self.url, keysets, info.offers(12), info.offers(8)), self._clock()
         return self._facts
 
     async def _keyset(self, row: KeysetRow) -> Keyset | None:

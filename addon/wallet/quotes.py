@@ -49,11 +49,12 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Payable:
-    """What an invoice says of itself. `expires_at` in unix seconds."""
+    """What an invoice says of itself. `expires_at` in unix seconds; `description_hash`: SHA-256, hex."""
 
     text: str
     payment_hash: str
     expires_at: int
+    description_hash: str | None = None
 
 
 async def order(mint: Mint, unit: Unit, amount: int, key: bytes) -> tuple[Claim, MintQuote]:
@@ -77,7 +78,7 @@ def payable(text: str, amount_msat: int) -> Payable:
         raise Unknown("an invoice that is too long")
     try:
         told = bolt11.decode(text)
-        found = Payable(text.lower(), told.payment_hash, told.expiry_time)
+        found = Payable(text.lower(), told.payment_hash, told.expiry_time, told.description_hash)
     except Exception as error:  # a stranger's text: its decoder, and what it decodes with, raise of every kind
         raise Unknown(f"an invoice that cannot be read ({type(error).__name__})") from None
     if told.currency != MAINNET:

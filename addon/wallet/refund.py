@@ -17,7 +17,7 @@ import logging
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from addon.errors import (
     Failure,
@@ -75,6 +75,7 @@ class Refunder:
     def __init__(
         self, journal: Journal, proofs: Proofs, refunds: Refunds, reports: Reports, coins: Coins, mints: Mints,
         epochs: Epochs, swaps: Swaps, booking: Booking, solvency: Callable[[], Sequence[Solvency]],
+        melting: Callable[[Purse], Sequence[asyncio.Task[None]]],
     ) -> None:  # fmt: skip
         self._journal = journal
         self._proofs = proofs
@@ -86,6 +87,7 @@ class Refunder:
         self._swaps = swaps
         self._booking = booking
         self._solvency = solvency
+        self._melting = melting
         self._accounts = KeyedLocks()
         self._paying = KeyedLocks()
         self._choosing = KeyedLocks()
@@ -204,7 +206,7 @@ class Refunder:
         amount, fee = self._best(facts, purse, wanted)
         if amount < wanted and await self._changed(purse):
             amount, fee = self._best(facts, purse, wanted)
-        if not amount and self._journal.changing(purse):
+        if not amount and (self._journal.changing(purse) or self._melting(purse)):
             raise MintUnreachable("Coins of this node are being changed at that mint; ask again in a moment.")
         return amount, fee
 
@@ -223,8 +225,8 @@ class Refunder:
         return self._proofs.unspent(purse, most_each=ways.MOST_INPUTS)
 
     async def _changed(self, purse: Purse) -> bool:
-        """Waits a while for the swaps that have coins of a purse; whether there were any."""
-        tasks = self._resumed(self._journal.changing(purse))
+        """Waits a while for the swaps and payments that have coins of a purse; whether there were any."""
+        tasks: list[asyncio.Task[Any]] = [*self._resumed(self._journal.changing(purse)), *self._melting(purse)]
         if tasks:
             await asyncio.wait(tasks, timeout=TURN_S)
         return bool(tasks)

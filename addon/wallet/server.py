@@ -109,7 +109,7 @@ class Server:
         if hello.settings_hash != self._settings_hash or hello.protocol != PROTOCOL:
             if self._workers:
                 raise SettingsError(
-                    "STATE_DIR: another worker runs there with other settings (NSEC or CASHU_MINTS). Stop it first, "
+                    "STATE_DIR: another worker runs there with other settings of its money. Stop it first, "
                     "or give both the same settings."
                 )
             self._leave()

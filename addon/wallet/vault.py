@@ -15,6 +15,7 @@ from addon.ledger import (
     Refunds,
     Reports,
     Singles,
+    Solvency,
     Store,
     solvency,
 )
@@ -33,6 +34,7 @@ from addon.treasury import (
     Received,
     RefundAccount,
     Refunded,
+    Sent,
     Welcome,
     wallet_home,
 )
@@ -43,6 +45,7 @@ from addon.wallet.coins import Coins
 from addon.wallet.epochs import Epochs
 from addon.wallet.minting import Minting
 from addon.wallet.mints import Mints
+from addon.wallet.outgoing import Outgoing
 from addon.wallet.receive import Receiver
 from addon.wallet.recovery import Recovery
 from addon.wallet.refund import Refunder
@@ -72,6 +75,7 @@ class Vault:
         booking = Booking(journal, refunds, seeds, coins, epochs)
         swaps = Swaps(journal, proofs, seeds, coins, mints, booking)
         self._receiver = Receiver(settings.cashu_mints, journal, reports, mints, epochs, swaps)
+        self._outgoing = Outgoing(settings, self._store, journal, seeds, coins, mints, epochs, swaps, self._solvency)
         self._refunder = Refunder(
             journal,
             proofs,
@@ -82,7 +86,8 @@ class Vault:
             epochs,
             swaps,
             booking,
-            lambda: solvency(self._store.db),
+            self._solvency,
+            self._outgoing.using,
         )
         self._changer = Changer(journal, proofs, refunds, Singles(self._store), coins, mints, swaps, booking)
         self._recovery = Recovery(accepted, journal, refunds, mints, epochs, swaps, self._refunder, self._changer)
@@ -92,20 +97,21 @@ class Vault:
 
     def start(self) -> None:
         """Takes up what an earlier life left open. Needs the running loop."""
-        self._recovered = self._recovery.start()
+        self._recovered = self._recovery.start() + self._outgoing.start()
         self._watch.start()
 
     def welcome(self) -> Welcome:
         """What a proxy is told at its hello."""
         return Welcome(npub=self._npub, key_secret=self._key_secret, recovered=self._recovered)
 
-    async def answer(self, ask: Ask) -> Received | Refunded | Changed | Invoiced | Looked:
+    async def answer(self, ask: Ask) -> Received | Refunded | Sent | Changed | Invoiced | Looked:
         """Raises Failure."""
         match ask:
             case Receive():
                 return await self._receiver.receive(ask)
             case RefundAccount():
-                return await self._refunder.refund(ask.account)
+                sent = None if ask.to_token else await self._outgoing.refund(ask.account)
+                return sent or await self._refunder.refund(ask.account)
             case Change():
                 return await self._changer.change(ask.account)
             case Recall():
@@ -115,6 +121,9 @@ class Vault:
             case LookAtInvoice():
                 await self._watch.look(ask.id)
                 return Looked()
+
+    def _solvency(self) -> list[Solvency]:
+        return solvency(self._store.db)
 
     def close(self) -> None:
         """Closes the ledger."""

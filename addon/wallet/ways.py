@@ -55,6 +55,37 @@ def shared_fee(facts: Facts, coins: Sequence[StoredProof], wanted: int, surplus:
     return None
 
 
+def likely_fee(facts: Facts, coins: Sequence[StoredProof], wanted: int) -> int:
+    """About what the mint takes for coins that make `wanted`."""
+    chosen = greatest_below(_usable(facts, coins), wanted, _amount)
+    return _fee(facts, [*chosen, *chosen[-1:]])
+
+
+def total(facts: Facts, coins: Sequence[StoredProof]) -> int:
+    """What all coins are, of those that the mint still knows."""
+    return sum(map(_amount, _usable(facts, coins)))
+
+
+def covering(facts: Facts, coins: Sequence[StoredProof], wanted: int) -> Way | None:
+    """Coins that make `wanted` after the mint's fee for them, with little more than that; None: they are too few."""
+    usable, fee = _usable(facts, coins), 0
+    for _ in range(MOST_INPUTS):
+        chosen = greatest_below(usable, wanted + fee, _amount)
+        short = wanted + fee - sum(map(_amount, chosen))
+        if short > 0:
+            taken = {coin.Y for coin in chosen}
+            left = [coin for coin in usable if coin.Y not in taken and coin.amount >= short]
+            if not left:
+                return None
+            chosen.append(min(left, key=_amount))
+        if len(chosen) > MOST_INPUTS:
+            return None
+        if sum(map(_amount, chosen)) - _fee(facts, chosen) >= wanted:
+            return Way(wanted, tuple(chosen), _fee(facts, chosen))
+        fee = max(fee + 1, _fee(facts, chosen))
+    return None
+
+
 def _most_after_fees(facts: Facts, coins: Sequence[StoredProof]) -> int:
     """What all coins that are worth their fee would bring at once."""
     chosen = sorted(_usable(facts, coins), key=_amount, reverse=True)[:MOST_INPUTS]

@@ -7,7 +7,7 @@ import contextlib
 import secrets
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -85,6 +85,8 @@ class Node:
     mints: tuple[str, ...]
     nsec: str = field(default_factory=lambda: secrets.token_hex(32))
     vault: Vault | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Further settings."""
 
     def start(self) -> Node:
         (self.state_dir / "wallet").mkdir(parents=True, exist_ok=True)
@@ -94,13 +96,14 @@ class Node:
 
     @property
     def settings(self) -> Settings:
-        return Settings.model_validate({"cashu_mints": self.mints, "nsec": self.nsec, "state_dir": self.state_dir})
+        own = {"cashu_mints": self.mints, "nsec": self.nsec, "state_dir": self.state_dir}
+        return Settings.model_validate(own | dict(self.options))
 
     def copy(self, state_dir: Path) -> Node:
         """The same node from a copy of its directory, as it is now."""
         self.store().db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         shutil.copytree(self.state_dir, state_dir)
-        return Node(state_dir, self.mints, self.nsec)
+        return Node(state_dir, self.mints, self.nsec, options=self.options)
 
     def store(self) -> Store:
         """The ledger, as another process sees it."""
