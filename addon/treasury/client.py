@@ -50,6 +50,8 @@ SOCKET_PATH_LIMIT: Final = 100
 """A Unix socket's path has 108 bytes on Linux, 104 on macOS, the closing NUL among them."""
 ASK_TIMEOUT_S: Final = 20.0
 LOOK_TIMEOUT_S: Final = 4.0
+CHANGE_TIMEOUT_S: Final = 5.0
+"""No mint is asked for it, and the end of an answer waits; afterwards its token still brings it."""
 REVIVE_S: Final = 3.0
 STOP_TIMEOUT_S: Final = 30.0
 
@@ -96,7 +98,7 @@ class Treasury:
     async def change(self, account: str) -> Changed:
         """Ends a single payment whose request is over: its change, the same however often it is asked for."""
         ask = Change(account=account)
-        return Changed.model_validate(await asyncio.shield(self._ask(ask, limit_s=ASK_TIMEOUT_S)))
+        return Changed.model_validate(await asyncio.shield(self._ask(ask, limit_s=CHANGE_TIMEOUT_S)))
 
     async def recall(self, token: str) -> Changed:
         """The change of the single payment that was made with this token."""
