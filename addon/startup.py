@@ -8,6 +8,7 @@ import sys
 from typing import Any, Final
 
 from mitmproxy import ctx
+from mitmproxy.proxy import mode_specs
 from mitmproxy.tools.dump import DumpMaster
 
 from addon import banner, safety
@@ -18,13 +19,13 @@ SWITCH_S: Final = 0.0005
 
 
 def target(node: Node) -> Upstream:
-    """The upstream of the one reverse mode."""
-    proxyserver: Any = ctx.master.addons.get("proxyserver")
-    (server,) = list(proxyserver.servers)
-    host, port = server.mode.address
+    """The upstream of the one reverse mode, as the options name it: its server may not have taken the place of the
+    default one yet."""
+    mode: Any = mode_specs.ProxyMode.parse(ctx.options.mode[0])
+    host, port = mode.address
     chosen = node.settings
     key = chosen.upstream_api_key.get_secret_value()
-    return upstream_of(server.mode.scheme, host, port, base_url=chosen.upstream_base_url, api_key=key)
+    return upstream_of(mode.scheme, host, port, base_url=chosen.upstream_base_url, api_key=key)
 
 
 def settle_in() -> None:
