@@ -16,6 +16,7 @@ from addon.node import Node
 from addon.upstream import Upstream, upstream_of
 
 SWITCH_S: Final = 0.0005
+LISTEN_TRIES: Final = 100
 
 
 def target(node: Node) -> Upstream:
@@ -45,7 +46,7 @@ async def greet(node: Node, upstream: Upstream) -> None:
     lines = banner.lines(
         node.settings,
         offers,
-        listening=_listening(),
+        listening=await _listening(),
         upstream=upstream.url,
         reachable=reachable,
         recovered=node.live().recovered,
@@ -77,7 +78,12 @@ async def _drain(node: Node) -> None:
     ctx.master.shutdown()
 
 
-def _listening() -> list[str]:
+async def _listening() -> list[str]:
+    """Where clients reach the node, once it listens; nowhere, where it does not within moments."""
     proxyserver: Any = ctx.master.addons.get("proxyserver")
+    for _ in range(LISTEN_TRIES):
+        if proxyserver.listen_addrs():
+            break
+        await asyncio.sleep(0.05)
     hosts = [(f"[{a[0]}]" if ":" in a[0] else a[0], a[1]) for a in proxyserver.listen_addrs()]
     return [f"http://{host}:{port}" for host, port in hosts]
