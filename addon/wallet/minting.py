@@ -130,6 +130,8 @@ class Minting:
 
     async def after(self, invoice: Invoice, ended: Ended) -> bool:
         """Whether that was the end of it. Where the mint refused, its keysets may be others now."""
+        if ended.verdict is Verdict.SPENT:
+            log.error("invoice %s was minted elsewhere: is a copy of this node running?", invoice.id[:16])
         if ended.verdict in (Verdict.EXECUTED, Verdict.SPENT):
             return True
         log.warning("invoice %s is paid and not minted yet (%s)", invoice.id[:16], ended.reason)

@@ -13,7 +13,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -37,6 +37,10 @@ LATE_S: Final = 86_400
 """After an invoice has expired: so long its mint is asked by ourselves."""
 LOOK_S: Final = 2.0
 """How long somebody who asks waits for the mint's answer, and for the credit."""
+MOST_LOOKING: Final = 64
+"""So many wait at one time; whoever else asks is heard, and told at once."""
+FAIR_TURN: Final = 4
+"""Each fourth question is about the invoice that is due longest, whoever's it is."""
 MOST_WATCHED: Final = 20_000
 """Of one mint; beyond it, what was left before is not looked at again."""
 KEEP_LEFT_S: Final = 30 * 86_400
@@ -53,6 +57,7 @@ class _Watched:
     invoice: Invoice
     due: float
     asked_at: float = -math.inf
+    hurried: bool = False
     minting: bool = False
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -65,6 +70,7 @@ class _Line:
     pace: Pace
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     pauses: Iterator[float] = field(default_factory=pauses)
+    turns: int = 0
     quiet_from: float = -math.inf
     quiet_until: float = -math.inf
 
@@ -95,6 +101,7 @@ class Watch:
         self._clock = clock
         self._monotonic = monotonic
         self._lines: dict[str, _Line] = {}
+        self._looking = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
@@ -122,12 +129,18 @@ class Watch:
         if not watched.minting:
             if now < watched.asked_at + LEAST_PAUSE_S:
                 return
-            watched.due = min(watched.due, now)
+            watched.due, watched.hurried = min(watched.due, now), True
             line.hurry()
             line.wake.set()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LOOK_S):
-                await watched.over.wait()
+        if self._looking < MOST_LOOKING:
+            self._looking += 1
+            try:
+                async with asyncio.timeout(LOOK_S):
+                    await watched.over.wait()
+            except TimeoutError:
+                return
+            finally:
+                self._looking -= 1
 
     # --- a mint's line ------------------------------------------------------------------------------
 
@@ -159,27 +172,40 @@ class Watch:
                 await self._put_off(line, watched, reason)
 
     async def _next(self, line: _Line) -> _Watched:
-        """The invoice that is due longest, once the mint may be asked."""
+        """The next invoice to ask about, once one is due and the mint may be asked."""
         while True:
             line.wake.clear()
+            now = self._monotonic()
             ready = [watched for watched in line.waiting.values() if not watched.minting]
-            first = min(ready, key=lambda watched: watched.due, default=None)
             wait_s: float | None = None
-            if first is not None:
-                wait_s = max(max(first.due, line.quiet_until) - self._monotonic(), line.pace.wait_s())
+            if ready:
+                first_due = min(watched.due for watched in ready)
+                wait_s = max(max(first_due, line.quiet_until) - now, line.pace.wait_s())
                 if wait_s <= 0 and line.pace.take():
-                    return first
+                    line.turns += 1
+                    return self._first([watched for watched in ready if watched.due <= now], line.turns)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
                     await line.wake.wait()
 
+    def _first(self, due: Sequence[_Watched], turn: int) -> _Watched:
+        """Top-ups before strangers, what can be paid now before what has expired, who asks before who does not."""
+        if turn % FAIR_TURN == 0:
+            return min(due, key=lambda watched: watched.due)
+        now = self._clock()
+
+        def rank(watched: _Watched) -> tuple[bool, bool, bool, float]:
+            row = watched.invoice
+            return row.expires_at < now, row.purpose == "key", not watched.hurried, watched.due
+
+        return min(due, key=rank)
+
     async def _minted(self, line: _Line, watched: _Watched, task: asyncio.Task[Ended]) -> None:
+        over = False
         try:
-            ended = await asyncio.shield(task)
-            over = await self._minting.after(watched.invoice, ended)
-        except (Failure, NoAnswer) as reason:
-            log.info("invoice %s goes on later: %s", watched.invoice.id[:16], reason)
-            over = False
+            over = await self._minting.after(watched.invoice, await asyncio.shield(task))
+        except Exception as reason:
+            log.info("invoice %s goes on later: %s", watched.invoice.id[:16], _told(reason))
         watched.minting = False
         self._again(line, watched, over=over)
 
@@ -194,20 +220,20 @@ class Watch:
 
     async def _put_off(self, line: _Line, watched: _Watched, reason: Exception) -> None:
         """Not known now. A mint that refuses to tell of one invoice does not delay the others."""
-        told_by = reason if isinstance(reason, Failure | NoAnswer) else place(reason)
-        log.info("invoice %s: not known (%s)", watched.invoice.id[:16], told_by)
+        log.info("invoice %s: not known (%s)", watched.invoice.id[:16], _told(reason))
         if isinstance(reason, Coded | Uncoded):
             with contextlib.suppress(LedgerBusy):
-                return await self._unpaid(line, watched)
-        if isinstance(reason, NoAnswer | MintError):
+                await self._unpaid(line, watched)
+                return
+        elif isinstance(reason, NoAnswer | MintError):
             line.trouble(self._monotonic())
-        return self._again(line, watched, over=False)
+        self._again(line, watched, over=False)
 
     def _again(self, line: _Line, watched: _Watched, *, over: bool) -> None:
         """The end of a round: the next one is later, or there is none."""
         if over:
             line.waiting.pop(watched.invoice.id, None)
-        watched.due = self._monotonic() + pause_s(watched.invoice, self._clock())
+        watched.due, watched.hurried = self._monotonic() + pause_s(watched.invoice, self._clock()), False
         done, watched.over = watched.over, asyncio.Event()
         done.set()
         line.wake.set()
@@ -231,6 +257,11 @@ class Watch:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("watching ended: %s", place(error))
+
+
+def _told(reason: Exception) -> str:
+    """For the log: our own words, or the place of a fault."""
+    return str(reason) if isinstance(reason, Failure | NoAnswer) else place(reason)
 
 
 def pause_s(invoice: Invoice, now: float) -> float:

@@ -23,8 +23,10 @@ from addon.errors import (
     TooManyInvoices,
 )
 from addon.ledger import Invoice, InvoicePurpose, Invoices
+from addon.money import Unit
 from addon.treasury import Invoiced, LookAtInvoice, OrderInvoice
 from addon.wallet import minting, watch
+from tests.wallet import independent
 from tests.wallet.conftest import Node, Scene, scene
 from tests.wallet.faults import FaultyMint, Hold, Rule, answer, change, lose_reply, lose_request
 from tests.wallet.test_refund import charge
@@ -53,7 +55,10 @@ def row(node: Node, invoice: str) -> Invoice:
     return found
 
 
-async def paid(stage: Scene, invoice: str) -> None:
+async def paid(stage: Scene, invoice: str, *, asks: bool = True) -> None:
+    """It is credited, and the books prove. `asks`: somebody does, so that it is seen sooner."""
+    if asks:
+        await stage.node._vault.answer(LookAtInvoice(id=invoice))
     await stage.eventually(lambda: row(stage.node, invoice).state == "paid", limit_s=60)
     await stage.close_books()
 
@@ -75,7 +80,7 @@ async def test_a_paid_invoice_opens_an_account_though_nobody_asks_about_it(stage
     told = await order(stage.node, asked)
     read = bolt11.decode(told.bolt11)
     assert (read.amount_msat, read.payment_hash, read.currency) == (sats * 1000, told.payment_hash, "bc")
-    await paid(stage, asked.id)
+    await paid(stage, asked.id, asks=False)
     assert stage.node.balances() == [sats * 1000]
     assert stage.node.account("a").balance_msat == sats * 1000
 
@@ -214,7 +219,7 @@ async def test_a_look_that_fails_is_made_again(stage: Scene, rule: Rule) -> None
     asked = ask()
     stage.mint.next(ONE_QUOTE, rule)
     await order(stage.node, asked)
-    await paid(stage, asked.id)
+    await paid(stage, asked.id, asks=False)
     assert stage.node.balances() == [33_000]
 
 
@@ -270,8 +275,12 @@ async def test_counters_of_another_life_lead_to_a_fresh_epoch(stage: Scene, tmp_
 
 
 @pytest.fixture
-async def two(mint: str, fee_mint: str, tmp_path: Path) -> AsyncIterator[tuple[Scene, FaultyMint]]:
-    """A node that accepts two mints; the first is the scene's."""
+async def two(
+    mint: str, fee_mint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[tuple[Scene, FaultyMint]]:
+    """A node that accepts two mints; the first is the scene's, and has all the time that this machine needs."""
+    monkeypatch.setattr(minting, "TURN_S", 60.0)
+    monkeypatch.setattr(minting, "LIMIT_S", 90.0)
     second = FaultyMint(fee_mint)
     await second.up()
     async with scene(mint, tmp_path / "one") as stage:
@@ -285,12 +294,11 @@ async def test_the_next_mint_is_asked_where_the_first_gives_no_invoice(
     two: tuple[Scene, FaultyMint], trouble: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stage, second = two
-    monkeypatch.setattr(minting, "TURN_S", 3.0 if trouble == "hangs" else 60.0)
-    monkeypatch.setattr(minting, "LIMIT_S", 60.0)
     match trouble:
         case "down":
             stage.mint.down()
         case "hangs":
+            monkeypatch.setattr(minting, "TURN_S", 3.0)
             stage.mint.always(QUOTES, Hold())
         case "500":
             stage.mint.always(QUOTES, answer(500, b""))
@@ -354,6 +362,20 @@ def invoice(msat: int | None = 33_000, currency: str = "bc", age_s: int = 0, lif
     amount = None if msat is None else bolt11.MilliSatoshi(msat)
     made = bolt11.Bolt11(currency=currency, amount_msat=amount, date=int(time.time()) - age_s, tags=tags)
     return str(bolt11.encode(made, secrets.token_hex(32)))
+
+
+@pytest.mark.parametrize(("unit", "version"), [("sat", 0), ("msat", 1)])
+async def test_another_implementations_mint_mints_for_an_invoice_too(tmp_path: Path, unit: Unit, version: int) -> None:
+    """Also one that has msat only; a lost reply is found again there. (Its invoices are none, so ours stand in.)"""
+    with independent.mint(fee_ppk=100, unit=unit, version=version) as url:
+        async with scene(url, tmp_path / "s", unit) as stage:
+            stage.mint.next(QUOTES, change(lambda quote: quote | {"request": invoice()}))
+            stage.mint.next(MINT, lose_reply)
+            asked = ask()
+            await order(stage.node, asked)
+            assert row(stage.node, asked.id).purse.unit == unit
+            await paid(stage, asked.id)
+            assert stage.node.balances() == [33_000]
 
 
 @pytest.mark.parametrize(
