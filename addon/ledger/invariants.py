@@ -112,7 +112,8 @@ _OWED: Final = """
 WITH rooms AS (
     SELECT e.mint, e.unit, CASE WHEN a.kind = 'single' AND a.state = 'open' THEN SUM(e.amount)
         ELSE MIN(SUM(e.amount), a.balance) END AS owed
-    FROM entries e JOIN accounts a ON a.id = e.account WHERE e.mint IS NOT NULL GROUP BY a.id, e.mint, e.unit
+    FROM accounts a CROSS JOIN entries e ON e.account = a.id AND e.mint IS NOT NULL
+    WHERE a.balance > 0 OR (a.kind = 'single' AND a.state = 'open') GROUP BY a.id, e.mint, e.unit
 ), sums AS (
     SELECT mint, unit, owed, 0 AS held FROM rooms WHERE owed > 0
     UNION ALL SELECT mint, unit, amount, 0 FROM refunds WHERE state = 'open'

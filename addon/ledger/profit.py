@@ -25,8 +25,8 @@ _ARRIVING: Final = (
 )
 _ROOMS: Final = """
 SELECT COALESCE(SUM(room), 0) FROM (
-    SELECT MIN(SUM(e.amount), a.balance) AS room FROM entries e JOIN accounts a ON a.id = e.account
-    WHERE e.mint = ? AND e.unit = ? AND a.kind = 'key' GROUP BY a.id
+    SELECT MIN(SUM(e.amount), a.balance) AS room FROM accounts a CROSS JOIN entries e ON e.account = a.id
+    WHERE e.mint = ? AND e.unit = ? AND a.kind = 'key' AND a.balance > 0 GROUP BY a.id
 ) WHERE room > 0
 """
 

@@ -259,6 +259,7 @@ _SINGLES: Final = """
 ALTER TABLE accounts ADD COLUMN state TEXT NOT NULL DEFAULT 'open'
     CHECK (state = 'open' OR (state = 'closed' AND kind = 'single' AND balance = 0));
 CREATE INDEX accounts_single_open ON accounts (id) WHERE kind = 'single' AND state = 'open';
+CREATE INDEX accounts_owed ON accounts (id) WHERE balance > 0 OR (kind = 'single' AND state = 'open');
 """
 
 
