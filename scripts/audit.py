@@ -13,7 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from addon.errors import Failure
-from addon.ledger import FILE_NAME, INVARIANTS, WALLET_WAIT_MS, Store, audit, solvency
+from addon.ledger import FILE_NAME, INVARIANTS, WALLET_WAIT_MS, Singles, Store, audit, solvency
 from addon.money import sats_text
 
 
@@ -50,6 +50,11 @@ def report(store: Store) -> int:
         owed, held = sats_text(purse.owed_msat), sats_text(purse.held_msat)
         left = sats_text(purse.surplus_msat)
         print(f"     {purse.purse.mint} ({purse.purse.unit}): owed {owed} sat, coins {held} sat, yours {left} sat")
+    count, waiting_msat = Singles(store).waiting()
+    if count:
+        print(
+            f"     {count} single payments are not over: {sats_text(waiting_msat)} sat are set aside for their payers"
+        )
     print(f"{len(findings)} findings" if findings else "The books prove.")
     return 1 if findings else 0
 

@@ -34,6 +34,7 @@ UPDATE accounts SET state = ?, balance = 0
 WHERE id = ? AND kind = 'single' AND state = 'open' AND held = 0 AND balance = ?
 """
 _ROUNDING: Final = "INSERT INTO entries (account, kind, ref, amount, created_at) VALUES (?1, 'rounding', ?1, ?2, ?3)"
+_WAITING: Final = "SELECT COUNT(*), COALESCE(SUM(balance), 0) FROM accounts WHERE kind = 'single' AND state = 'open'"
 _CHARGED: Final = "SELECT id FROM accounts WHERE kind = 'single' AND state = 'open' AND held = 0 AND spent > 0"
 
 SINGLES_ONCE: Final = (
@@ -95,6 +96,11 @@ class Singles:
     def charged(self) -> list[str]:
         """The accounts whose request was charged, and whose change nobody asked for yet."""
         return [str(account) for (account,) in self._execute(_CHARGED)]
+
+    def waiting(self) -> tuple[int, int]:
+        """How many are not over, and what is left of them (msat): set aside for their payers."""
+        count, left_msat = self._execute(_WAITING).fetchone()
+        return int(count), int(left_msat)
 
     def close(self, single: Single, change: Refund | None, payment: Payment | None) -> bool:
         """Pays the change out of the account's own coins, frees the others, books the rest; one transaction.

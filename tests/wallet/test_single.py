@@ -24,6 +24,7 @@ from addon.errors import (
 from addon.ledger import Settlement
 from addon.money import Unit, to_msat
 from addon.tokens import decode, encode
+from scripts import audit
 from tests.wallet import independent
 from tests.wallet.conftest import Node, Scene, scene
 from tests.wallet.faults import answer, lose_reply, lose_request
@@ -132,6 +133,29 @@ async def test_what_is_changed_is_as_few_coins_as_can_be_and_fits_a_header(stage
     for total in (1023, 1024, 2047):
         account = await paid(stage.node, stage.buyer.token(total), 0)
         assert len((await stage.node.change(account)).token) < 3500
+
+
+async def test_every_cost_leaves_its_exact_change_at_a_mint_with_fees(fee_stage: Scene) -> None:
+    """But for what would not be worth claiming: that is rounded off."""
+    for cost in range(12):
+        token = fee_stage.buyer.token(12)
+        worth = 12 - -(-len(decode(token).proofs) * 100 // 1000)
+        account = await paid(fee_stage.node, token, min(cost, worth) * 1000)
+        changed = await fee_stage.node.change(account)
+        left = worth - min(cost, worth)
+        assert changed.amount == (left if left > 1 else 0)
+        if changed.token:
+            assert fee_stage.buyer.spend(changed.token) == left - 1
+    await fee_stage.close_books()
+
+
+async def test_the_audit_tells_what_is_set_aside(stage: Scene, capsys: pytest.CaptureFixture[str]) -> None:
+    account = await paid(stage.node, stage.buyer.token(10), 2_500)
+    assert audit.main([str(stage.node.state_dir)]) == 0
+    assert "1 single payments are not over: 7.5 sat are set aside" in capsys.readouterr().out
+    await stage.node.change(account)
+    assert audit.main([str(stage.node.state_dir)]) == 0
+    assert "set aside" not in capsys.readouterr().out
 
 
 # --- who may use it ---------------------------------------------------------------------------------
@@ -324,6 +348,23 @@ async def test_a_payment_that_was_charged_and_not_ended_is_ended_at_the_next_sta
     assert (await stage.node.change(account)).amount == 7
     assert (await stage.node.recall(token)).amount == 0
     await stage.close_books()
+
+
+async def test_a_node_restored_from_an_old_copy_pays_the_payer_alone_from_its_own_coins(
+    stage: Scene, tmp_path: Path
+) -> None:
+    """The copy knows a payment as open whose change was claimed since: nobody else's coins make up for it."""
+    key = (await stage.node.receive(stage.buyer.token(32))).account
+    token = stage.buyer.token(100)
+    account = await paid(stage.node, token, 30_000)
+    copy = stage.node.copy(tmp_path / "copy")
+    stage.buyer.spend((await stage.node.change(account)).token)
+    copy.start()
+    again = await copy.recall(token)
+    assert again.amount == 70
+    assert stage.buyer.states(again.token) == {"SPENT"}
+    refunded = await copy.refund(key)
+    assert refunded.amount == 32 == stage.buyer.spend(refunded.token)
 
 
 @pytest.mark.parametrize("rule", [lose_reply, lose_request])
