@@ -17,6 +17,9 @@ from addon.ledger import End, Settlement
 from addon.metering import Extent, Family, Metered, Unseen, Usage
 from addon.pricing import Charge, Price, Quantities, charge
 
+HEARD_USUAL_TOKENS: Final = 10
+"""Of a second that is heard: gpt-4o-transcribe's."""
+SPOKEN_BYTES_PER_SECOND: Final = 15
 INPUT_BYTES_PER_TOKEN: Final = 3
 OUTPUT_BYTES_PER_TOKEN: Final = 4
 """For counting: ordinary text has about four bytes a token, and a body's JSON some more around it."""
@@ -81,23 +84,25 @@ def bill(
 def _tokens(paid: PaidRequest, metered: Metered | None, end: End) -> tuple[Quantities | None, str]:
     """What is paid for, and which rung of the ladder said so; None: nothing."""
     if metered is None:
-        left = Quantities(_input_counted(paid), _uncapped(paid))
+        left = _quantities(_heard(paid, None, 0), _input_counted(paid, 0), _uncapped(paid))
         return (None, "none") if end != "client_left" else (left, "counted")
-    usage = metered.usage
-    if usage is None and metered.failed and not metered.text_bytes:
+    usage = None if paid.extent.is_mute else metered.usage
+    if usage is None and metered.failed and not _text_bytes(paid, metered):
         return None, "none"  # the upstream failed before any content
     if not metered.readable:
         return Quantities(paid.input_bound, paid.output_bound), "reserved"
+    if usage is not None and usage.seconds and paid.price.tariff.second is None:
+        usage = dataclasses.replace(usage, input=None, output=None)  # tokens are paid for, and seconds were told
     if usage is not None and usage.input is not None and usage.output is not None and not metered.suspect:
         return _quantities(usage, usage.input, usage.output), metered.source
     if usage is None and not metered.delivered_bytes and end != "client_left":
         return None, "none"
-    told = usage or Usage(None, None)
+    told = _heard(paid, usage, _text_bytes(paid, metered))
     made = told.output or 0
     if told.output is None or metered.suspect:
         made = max(made, _output_counted(paid, metered))
-    given = _input_counted(paid) if told.input is None else told.input
-    nothing_told = told.input is None and told.output is None
+    given = _input_counted(paid, told.input_audio) if told.input is None else told.input
+    nothing_told = usage is None or (told.input is None and told.output is None and not usage.seconds)
     return _quantities(told, given, made), "suspect" if metered.suspect else "counted" if nothing_told else "partial"
 
 
@@ -115,22 +120,44 @@ def _quantities(usage: Usage, given: int, made: int) -> Quantities:
         output_image=usage.output_image,
         images_made=usage.images,
         searches=usage.searches,
+        seconds=usage.seconds,
     )
 
 
-def _input_counted(paid: PaidRequest) -> int:
+def _heard(paid: PaidRequest, usage: Usage | None, text_bytes: int) -> Usage:
+    """What is told, and of a recording what is not: its seconds as its size tells, or the text that they hold; its
+    tokens, where seconds have no price."""
+    told, extent = usage or Usage(None, None), paid.extent
+    if not extent.seconds:
+        return told
+    counted = min(extent.seconds, max(extent.usual_seconds, -(-text_bytes // SPOKEN_BYTES_PER_SECOND)))
+    seconds = told.seconds or counted
+    tokens = 0 if paid.price.tariff.second is not None else seconds * HEARD_USUAL_TOKENS
+    audio = min(tokens, paid.input_bound) if told.input is None else told.input_audio
+    return dataclasses.replace(told, seconds=seconds, input_audio=audio)
+
+
+def _input_counted(paid: PaidRequest, audio_tokens: int) -> int:
     """Of text, about three bytes are a token; what is no text counts as much as it can be."""
     text = max(0, paid.extent.input_bytes - paid.unseen.bytes)
-    return min(paid.input_bound, max(1, -(-text // INPUT_BYTES_PER_TOKEN)) + paid.unseen.tokens)
+    return min(paid.input_bound, max(1, -(-text // INPUT_BYTES_PER_TOKEN)) + paid.unseen.tokens + audio_tokens)
+
+
+def _text_bytes(paid: PaidRequest, metered: Metered) -> int:
+    """Of the answer; of one that was asked for as plain text, all of it."""
+    return metered.delivered_bytes if paid.extent.is_mute else metered.text_bytes
 
 
 def _output_counted(paid: PaidRequest, metered: Metered) -> int:
     """Each delta is a token at least; where servers send several in one, the text's bytes tell more."""
-    if not paid.family.has_output:
+    if not paid.family.has_output and not paid.extent.seconds:
         return _uncapped(paid)
-    by_text = -(-metered.text_bytes // OUTPUT_BYTES_PER_TOKEN)
+    if paid.extent.seconds and paid.price.tariff.second is not None:
+        return 0
+    text_bytes = _text_bytes(paid, metered)
+    by_text = -(-text_bytes // OUTPUT_BYTES_PER_TOKEN)
     deltas = metered.deltas if metered.is_stream else 0
-    return min(paid.output_bound, max(by_text, min(deltas, metered.text_bytes)))
+    return min(paid.output_bound, max(by_text, min(deltas, text_bytes)))
 
 
 def _uncapped(paid: PaidRequest) -> int:
@@ -150,5 +177,6 @@ def _charge(paid: PaidRequest, tokens: Quantities, source: str) -> Charge:
         "images_sent": paid.unseen.images,
         "images_made": min(paid.extent.images, tokens.images_made or paid.extent.images),
         "characters": paid.extent.characters,
+        "seconds": tokens.seconds or min(paid.extent.seconds, max(paid.extent.usual_seconds, 1)),
     }
     return charge(paid.price, dataclasses.replace(tokens, **pieces), **told)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Final
 
+from addon import forms
 from addon.errors import ModelNotFound
 from addon.metering import Extent, Family, Unseen, admitted, unseen_of
 from addon.offers import Offer, Offers
@@ -40,6 +41,13 @@ class Order:
     """The rate of the offer's price."""
     asks_usage: bool
     """Whether a stream of this upstream tells its figures only when it is asked to."""
+    boundary: str = ""
+    """Of the form that is sent; empty: JSON is."""
+
+    @property
+    def content_type(self) -> str:
+        """Of the bytes that go upstream."""
+        return forms.content_type(self.boundary) if self.boundary else "application/json"
 
     @property
     def stream(self) -> bool:
@@ -68,10 +76,11 @@ class Order:
         )
 
 
-def read(family: Family, raw: bytes, offers: Offers, settings: Settings) -> Order:
-    """The order that a body is. Raises InvalidJson, InvalidParameter, UnsupportedParameter, ModelNotFound,
-    RateUnavailable."""
-    parsed = parse_body(raw)
+def read(family: Family, raw: bytes, offers: Offers, settings: Settings, *, content_type: str = "") -> Order:
+    """The order that a body is; `content_type` tells how to read a form, and nothing of JSON.
+
+    Raises InvalidJson, InvalidParameter, UnsupportedParameter, ModelNotFound, RateUnavailable."""
+    parsed = parse_body(raw) if family.form is None else forms.read(raw, content_type, family.form)
     model = parsed.get("model")
     if not isinstance(model, str) or not model:
         raise ModelNotFound("The body must name a model; GET /v1/models lists those on sale.")
@@ -85,9 +94,9 @@ def read(family: Family, raw: bytes, offers: Offers, settings: Settings) -> Orde
     bounds = bounds_of(
         offer.model,
         cap,
-        body_bytes=extent.input_bytes,
+        body_bytes=extent.input_bytes + extent.file_tokens,
         has_output=family.has_output,
-        unseen_input=bool(unseen),
+        unseen_input=bool(unseen) or extent.file_tokens > 0,
         self_bounded=offer.self_bounded,
         default_context=settings.default_context_length,
         min_output=settings.min_output_tokens,
@@ -109,12 +118,16 @@ def read(family: Family, raw: bytes, offers: Offers, settings: Settings) -> Orde
         min_output=settings.min_output_tokens,
         usd_per_btc=offers.usd_per_btc,
         asks_usage=family.asks_usage and settings.upstream_dialect not in _NEVER_ASKED,
+        boundary="" if family.form is None else forms.new_boundary(),
     )
 
 
 def _is_sold(offer: Offer, extent: Extent) -> bool:
     """Whether such a request costs something: prices can be by the piece alone."""
     tariff = offer.price.tariff
+    if extent.seconds:  # text can have a price where sound has none
+        heard = tariff.input if tariff.input_audio is None else tariff.input_audio
+        return any((tariff.second, tariff.request, tariff.output, heard))
     by_piece = (extent.images and tariff.image_made) or (extent.characters and tariff.character)
     return offer.sells_text or bool(by_piece)
 
@@ -127,6 +140,7 @@ def _pieces(extent: Extent, unseen: Unseen) -> Quantities:
         images_sent=unseen.images,
         images_made=extent.images,
         searches=extent.searches,
+        seconds=extent.seconds,
         characters=extent.characters,
         output_image=extent.made_tokens if extent.images else 0,
         output_audio=extent.made_tokens if extent.characters else 0,
@@ -142,6 +156,8 @@ def sent_body(order: Order, fitted: Fitted) -> bytes:
     elif order.asks_usage:
         body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
         body["stream_options"] = {k: v for k, v in body["stream_options"].items() if k in _STREAM_OPTIONS}
+    if order.boundary:
+        return forms.written(body, order.boundary)
     unchanged = order.is_whole and body == order.body
     return order.raw if unchanged else serialise(body)
 

@@ -221,7 +221,8 @@ class Routstr:
         found = await node.live().cashier.identify(given)  # a key that is none is refused before its body is read
         most = heads.SMALL_BODY_BYTES if found is None and given.is_empty else node.settings.max_body_bytes
         body = await sale.plain(arrived, body, most_bytes=most)
-        read = functools.partial(orders.read, family, body, node.offers, node.settings)
+        kind = arrived.text(b"content-type") or ""
+        read = functools.partial(orders.read, family, body, node.offers, node.settings, content_type=kind)
         order = await aside.when_large(len(body), read)
         payer = await sale.payer(node, arrived, given, found, order)
         try:

@@ -100,8 +100,8 @@ def prepare(
     data = flow.request.data
     data.method, data.authority, data.trailers = b"POST", b"", None
     data.path = target.path(order.family.path).encode()
-    received = list(arrived.headers.items())
-    data.headers = http.Headers(upstream.request_headers(target, order.family.path, received, len(body)))
+    received, kind = list(arrived.headers.items()), order.content_type
+    data.headers = http.Headers(upstream.request_headers(target, order.family.path, received, len(body), kind))
     data.content = body
     told = _told(order, fitted)
     if b"close" in arrived.headers.get(b"connection", b"").lower():

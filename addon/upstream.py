@@ -144,13 +144,13 @@ def _where(error: ValueError) -> str:
 
 
 def request_headers(
-    upstream: Upstream, family_path: str, received: Fields, body_bytes: int
+    upstream: Upstream, family_path: str, received: Fields, body_bytes: int, content_type: str = "application/json"
 ) -> list[tuple[bytes, bytes]]:
     """The headers that go upstream. `received` has lower-case names."""
     passed = [(name, value) for name, value in received if name in _PASSED_REQUEST_HEADERS]
     ours = [
         (b"Host", upstream.authority.encode()),
-        (b"Content-Type", b"application/json"),
+        (b"Content-Type", content_type.encode()),
         (b"Content-Length", b"%d" % body_bytes),
         (b"Accept-Encoding", b"identity"),
         (b"User-Agent", USER_AGENT.encode()),

@@ -182,6 +182,23 @@ IMAGE: Final = Fields(
         "partial_images": lambda value: isinstance(value, int) and 0 <= value <= 3,
     },
 )
+IMAGE_EDIT: Final = Fields(
+    (IMAGE.known - {"style"}) | {"image", "image[]", "mask", "input_fidelity"},
+    IMAGE.limits,
+)
+TRANSCRIPTION: Final = Fields(
+    frozenset(
+        (
+            *("model", "file", "language", "prompt", "response_format", "temperature", "timestamp_granularities[]"),
+            *("include[]", "chunking_strategy", "stream"),
+        )
+    ),
+    {
+        **MULTIPLIERS,
+        "prompt": _is_text,
+        "chunking_strategy": lambda value: value == "auto",
+    },
+)
 SPEECH: Final = Fields(
     frozenset(("model", "input", "voice", "instructions", "response_format", "speed", "stream_format")),
     {

@@ -17,6 +17,7 @@ from addon.metering.usage import (
 )
 
 _INPUT: Final = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
+_PICTURE_DONE: Final = ("image_generation.completed", "image_edit.completed")
 _OLLAMA: Final = ("prompt_eval_count", "eval_count", "prompt_eval_cached_count")
 
 
@@ -173,7 +174,7 @@ class MediaReader:
         kind = payload.get("type")
         course.failed |= kind == "error" or bool(payload.get("error"))
         course.ended |= isinstance(kind, str) and kind.endswith((".completed", ".done"))
-        self._images += len(objects(payload.get("data"))) + (kind == "image_generation.completed")
+        self._images += len(objects(payload.get("data"))) + (kind in _PICTURE_DONE)
         self._take(payload.get("usage"))
 
     def scan(self, raw: bytes) -> None:

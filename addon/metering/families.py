@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from addon.forms import Form
 from addon.metering import allowed
 from addon.metering.dialects import AnthropicReader, MediaReader, OllamaReader, RerankReader, ResponsesReader
-from addon.metering.extent import ExtentOf, pairs, pictures, speech, whole_body
+from addon.metering.extent import ExtentOf, edited, pairs, pictures, recording, speech, whole_body
 from addon.metering.fields import Fields
 from addon.metering.figures import OpenAiReader, ReaderMaker
 from addon.metering.receipts import Receipt, chunk, numbered, ping
 from addon.metering.texts import USAGE, Texts, chat_texts, message_texts, no_texts, ollama_texts, response_texts
+from addon.metering.transcripts import TranscriptReader, transcript_texts
 
 CAPS: Final = ("max_tokens", "max_completion_tokens", "max_output_tokens", "max_new_tokens", "n_predict")
 """Every name by which some server takes an output cap."""
@@ -28,7 +30,7 @@ class Family:
     answer is streamed where the body does not say. `fields`: what of a body may pass. `reader` and `texts`: how
     figures and text are read out of an answer; `told_in`: where figures stand, in words; `word`: stands in every
     event that has some. `receipt`: what may follow a stream's end; None: nothing. `extent`: how much a request
-    is at most, beside its cap.
+    is at most, beside its cap. `form`: what the bodies hold where they are forms, not JSON.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Family:
     cap_inside: str | None = None
     streams: bool = False
     extent: ExtentOf = whole_body
+    form: Form | None = None
 
     @property
     def has_output(self) -> bool:
@@ -143,6 +146,37 @@ FAMILIES: Final = (
         reader=MediaReader,
         texts=no_texts,
         extent=pictures,
+    ),
+    Family(
+        name="image edits",
+        paths=("/v1/images/edits", "/images/edits"),
+        caps=(),
+        own_caps=(),
+        asks_usage=False,
+        told_in="`usage` of the answer, or of the event that ends it; else its pictures",
+        fields=allowed.IMAGE_EDIT,
+        reader=MediaReader,
+        texts=no_texts,
+        extent=edited,
+        form=Form(
+            files=frozenset(("image", "image[]", "mask")),
+            needed=frozenset(("image", "image[]")),
+            numbers=frozenset(("n", "partial_images", "output_compression")),
+            switches=frozenset(("stream",)),
+        ),
+    ),
+    Family(
+        name="transcription",
+        paths=("/v1/audio/transcriptions", "/audio/transcriptions"),
+        caps=(),
+        own_caps=(),
+        asks_usage=False,
+        told_in="`usage` of the answer, or of the event that ends it, in tokens or seconds; else its `duration`",
+        fields=allowed.TRANSCRIPTION,
+        reader=TranscriptReader,
+        texts=transcript_texts,
+        extent=recording,
+        form=Form(files=frozenset(("file",)), needed=frozenset(("file",)), switches=frozenset(("stream",))),
     ),
     Family(
         name="speech",

@@ -8,10 +8,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from addon import forms
+
 IMAGE_TOKENS: Final = 16_384
 """The most that common vision models make of one image (Qwen2.5-VL)."""
 OTHER_TOKENS: Final = 65_536
 """For audio, video, a file, or what is not known: half an hour of speech, some dozens of dense pages."""
+SENT_PICTURES: Final = ("image", "image[]", "mask")
+"""Where a form holds pictures."""
 _IMAGES: Final = frozenset(("image_url", "input_image", "image"))
 _TEXTS: Final = frozenset(
     (
@@ -53,6 +57,7 @@ def unseen_of(body: Mapping[str, Any]) -> Unseen:
 
 def _parts(body: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     yield from _beside(body, "images")
+    yield from ({"type": "image"} for _ in forms.files(body, *SENT_PICTURES))
     yield from _inside(body.get("system"))
     for item in (*_objects(body.get("messages")), *_objects(body.get("input"))):
         if _type(item) not in _TEXT_ITEMS:

@@ -36,6 +36,7 @@ class Usage:
     output_image: int = 0
     searches: int = 0
     images: int = 0
+    seconds: int = 0
 
 
 class Implausible(ValueError):
