@@ -10,7 +10,7 @@ from __future__ import annotations
 from mitmproxy import http
 
 from addon.errors import Overloaded
-from addon.replies import Caller, error
+from addon.replies import Caller, Cors, error
 
 NAME = "routstr-gate"
 
@@ -22,6 +22,8 @@ class Gate:
 
     def __init__(self) -> None:
         self._admitted: dict[str, bytes | None] = {}
+        self.cors = Cors(())
+        """Which pages may read its refusals."""
 
     def admit(self, flow: http.HTTPFlow) -> None:
         """Lets one flow pass, once, with the body that it has now."""
@@ -39,4 +41,4 @@ class Gate:
         if admitted and body == flow.request.raw_content and not flow.is_replay:
             return
         failure = Overloaded("This node is starting or stopping, or its script is gone; try again in a moment.")
-        flow.response = error(failure, Caller(flow.id, ()))
+        flow.response = error(failure, Caller(flow.id, self.cors.headers(flow.request.headers.get("origin"))))

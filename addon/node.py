@@ -32,6 +32,7 @@ from addon.payment import Payment
 from addon.pricelist import PriceList
 from addon.rates import Exchanges, Rates
 from addon.reach import Reach
+from addon.replies import Cors
 from addon.settings import Settings
 from addon.sidecar import Sidecar
 from addon.upstream import Upstream
@@ -47,7 +48,7 @@ class Node:
 
     def __init__(self, settings: Settings, gate: Gate) -> None:
         self.settings = settings
-        self.gate = gate
+        gate.cors = Cors(settings.cors_origins)
         self.background = Background()
         self.prices = PriceList(settings)
         self.payments = InFlight(gate, self.background)
