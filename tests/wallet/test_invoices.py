@@ -26,10 +26,12 @@ from addon.ledger import Invoice, InvoicePurpose, Invoices
 from addon.money import Unit
 from addon.treasury import Invoiced, LookAtInvoice, OrderInvoice
 from addon.wallet import minting, watch
+from scripts import realparts
 from tests.wallet import independent
 from tests.wallet.conftest import Node, Scene, scene
 from tests.wallet.faults import FaultyMint, Hold, Rule, answer, change, lose_reply, lose_request
 from tests.wallet.test_refund import charge
+from tests.wallet.test_strange_mints import _rotate as rotate
 
 pytestmark = pytest.mark.anyio
 
@@ -269,6 +271,44 @@ async def test_counters_of_another_life_lead_to_a_fresh_epoch(stage: Scene, tmp_
     await paid(stage, asked.id)
     assert copy.balances() == [1000, 33_000]
     assert copy.epoch(stage.mint.url) == 1
+
+
+async def test_a_keyset_that_ends_between_payment_and_minting_delays_the_credit_only(tmp_path: Path) -> None:
+    home = tmp_path / "mint"
+    part, url = realparts.mint(home)
+    part.start()
+    try:
+        await asyncio.to_thread(part.wait_until, url + "/v1/info")
+        async with scene(url, tmp_path / "state") as stage:
+            stage.mint.always(ONE_QUOTE, UNPAID)
+            asked = ask()
+            await order(stage.node, asked)
+            stage.mint.down()
+            part.end()
+            rotate(home)
+            part._env["MINT_DERIVATION_PATH"] = "m/0'/0'/1'"
+            part.start()
+            await asyncio.to_thread(part.wait_until, url + "/v1/info")
+            stage.mint.always(ONE_QUOTE, None)
+            await stage.mint.up()
+            await paid(stage, asked.id)
+            assert stage.node.balances() == [33_000]
+    finally:
+        part.end()
+
+
+async def test_a_copy_of_the_ledger_mints_for_no_invoice(unpaid: Scene) -> None:
+    """Who knows a quote's name can have its coins: it stands there sealed, and only as long as it is needed."""
+    asked = ask()
+    await order(unpaid.node, asked)
+    await unpaid.node._vault.answer(LookAtInvoice(id=asked.id))
+    quote = next(path for _, path, _ in unpaid.mint.asked if path.startswith(ONE_QUOTE)).removeprefix(ONE_QUOTE)
+    for _ in range(2):
+        files = b"".join(f.read_bytes() for f in unpaid.node.state_dir.rglob("ledger.db*"))
+        assert asked.id.encode() in files and quote.encode() not in files
+        unpaid.mint.always(ONE_QUOTE, None)
+        await paid(unpaid, asked.id, asks=False)
+    assert row(unpaid.node, asked.id).quote is None
 
 
 # --- whose mint, and what it gives ------------------------------------------------------------------
