@@ -43,7 +43,7 @@ from addon.treasury import Changed
 from addon.wallet.booking import Booking
 from addon.wallet.coins import Coins
 from addon.wallet.mints import Mints
-from addon.wallet.receive import SPENT, row_id
+from addon.wallet.receive import SPENT, named
 from addon.wallet.split import greatest_below
 from addon.wallet.swap import Swaps
 
@@ -114,7 +114,7 @@ class Changer:
         mint = canonical(token.mint)
         if mint is None or not is_unit(token.unit):
             raise InvalidToken("No mint that this node deals with can have issued this token.")
-        found = row_id(Purse(mint, token.unit), token.proofs)
+        found, _ = named(Purse(mint, token.unit), token.proofs)
         row = self._journal.find(found)
         if row is not None and row.state == "sent" and (task := self._swaps.resume(found)) is not None:
             await asyncio.wait([task], timeout=WAIT_S)

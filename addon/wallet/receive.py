@@ -233,13 +233,15 @@ async def _offer(mint: Mint, purse: Purse, token: Token, ask: Receive) -> _Offer
     if any(facts.named(purse.unit, proof.keyset) is None for proof in token.proofs):
         facts = await mint.opened(at_most_old_s=RELOAD_S)  # a keyset begun since
     proofs = tuple(_expanded(facts, purse, proof) for proof in token.proofs)
-    return _Offer(row_id(purse, proofs), purse, proofs, tuple(point_of(proof.secret) for proof in proofs), ask)
+    row, ys = named(purse, proofs)
+    return _Offer(row, purse, proofs, ys, ask)
 
 
-def row_id(purse: Purse, proofs: Sequence[Proof]) -> str:
-    """The name of a token's row in the journal: the same however the coins are written down."""
-    named = json.dumps([purse.mint, purse.unit, sorted((point_of(p.secret), p.C) for p in proofs)])
-    return hashlib.sha256(named.encode()).hexdigest()
+def named(purse: Purse, proofs: Sequence[Proof]) -> tuple[str, tuple[str, ...]]:
+    """The name of a token's row in the journal, the same however its coins are written down; and their Ys."""
+    ys = tuple(point_of(proof.secret) for proof in proofs)
+    coins = json.dumps([purse.mint, purse.unit, sorted((y, p.C) for y, p in zip(ys, proofs, strict=True))])
+    return hashlib.sha256(coins.encode()).hexdigest(), ys
 
 
 def _expanded(facts: Facts, purse: Purse, proof: Proof) -> Proof:
