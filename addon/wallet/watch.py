@@ -51,7 +51,7 @@ log = logging.getLogger("wallet.watch")
 
 
 @dataclass(slots=True)
-class _Watched:
+class Watched:
     """An invoice in its mint's line. `due`, `asked_at`: on the monotonic clock. `over`: the round under way is."""
 
     invoice: Invoice
@@ -66,7 +66,7 @@ class _Watched:
 class _Line:
     """One mint's invoices. While the mint is in trouble, nothing is asked before `quiet_until`."""
 
-    waiting: dict[str, _Watched]
+    waiting: dict[str, Watched]
     pace: Pace
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     pauses: Iterator[float] = field(default_factory=pauses)
@@ -150,9 +150,9 @@ class Watch:
             self._spawn(self._run(self._lines[mint]))
         return self._lines[mint]
 
-    def _follow(self, invoice: Invoice, due: float) -> _Watched:
+    def _follow(self, invoice: Invoice, due: float) -> Watched:
         line = self._line(invoice.purse.mint)
-        watched = line.waiting.setdefault(invoice.id, _Watched(invoice, due))
+        watched = line.waiting.setdefault(invoice.id, Watched(invoice, due))
         line.wake.set()
         return watched
 
@@ -171,7 +171,7 @@ class Watch:
             except Exception as reason:
                 await self._put_off(line, watched, reason)
 
-    async def _next(self, line: _Line) -> _Watched:
+    async def _next(self, line: _Line) -> Watched:
         """The next invoice to ask about, once one is due and the mint may be asked."""
         while True:
             line.wake.clear()
@@ -183,24 +183,12 @@ class Watch:
                 wait_s = max(max(first_due, line.quiet_until) - now, line.pace.wait_s())
                 if wait_s <= 0 and line.pace.take():
                     line.turns += 1
-                    return self._first([watched for watched in ready if watched.due <= now], line.turns)
+                    return first([watched for watched in ready if watched.due <= now], line.turns, self._clock())
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
                     await line.wake.wait()
 
-    def _first(self, due: Sequence[_Watched], turn: int) -> _Watched:
-        """Top-ups before strangers, what can be paid now before what has expired, who asks before who does not."""
-        if turn % FAIR_TURN == 0:
-            return min(due, key=lambda watched: watched.due)
-        now = self._clock()
-
-        def rank(watched: _Watched) -> tuple[bool, bool, bool, float]:
-            row = watched.invoice
-            return row.expires_at < now, row.purpose == "key", not watched.hurried, watched.due
-
-        return min(due, key=rank)
-
-    async def _minted(self, line: _Line, watched: _Watched, task: asyncio.Task[Ended]) -> None:
+    async def _minted(self, line: _Line, watched: Watched, task: asyncio.Task[Ended]) -> None:
         over = False
         try:
             over = await self._minting.after(watched.invoice, await asyncio.shield(task))
@@ -209,7 +197,7 @@ class Watch:
         watched.minting = False
         self._again(line, watched, over=over)
 
-    async def _unpaid(self, line: _Line, watched: _Watched) -> None:
+    async def _unpaid(self, line: _Line, watched: Watched) -> None:
         """Not paid yet; left, when it will hardly be any more."""
         row = self._invoices.find(watched.invoice.id)
         over = row is None or row.state != "open"
@@ -218,7 +206,7 @@ class Watch:
             over = True
         self._again(line, watched, over=over)
 
-    async def _put_off(self, line: _Line, watched: _Watched, reason: Exception) -> None:
+    async def _put_off(self, line: _Line, watched: Watched, reason: Exception) -> None:
         """Not known now. A mint that refuses to tell of one invoice does not delay the others."""
         log.info("invoice %s: not known (%s)", watched.invoice.id[:16], _told(reason))
         if isinstance(reason, Coded | Uncoded):
@@ -229,7 +217,7 @@ class Watch:
             line.trouble(self._monotonic())
         self._again(line, watched, over=False)
 
-    def _again(self, line: _Line, watched: _Watched, *, over: bool) -> None:
+    def _again(self, line: _Line, watched: Watched, *, over: bool) -> None:
         """The end of a round: the next one is later, or there is none."""
         if over:
             line.waiting.pop(watched.invoice.id, None)
@@ -257,6 +245,18 @@ class Watch:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("watching ended: %s", place(error))
+
+
+def first(due: Sequence[Watched], turn: int, now: float) -> Watched:
+    """Top-ups before strangers, what can be paid now before what has expired, who asks before who does not."""
+    if turn % FAIR_TURN == 0:
+        return min(due, key=lambda watched: watched.due)
+
+    def rank(watched: Watched) -> tuple[bool, bool, bool, float]:
+        row = watched.invoice
+        return row.expires_at < now, row.purpose == "key", not watched.hurried, watched.due
+
+    return min(due, key=rank)
 
 
 def _told(reason: Exception) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from addon.ledger import Invoice, Purse
 from addon.wallet.pace import Pace
 from addon.wallet.verdicts import Verdict, of_first_post
-from addon.wallet.watch import LATE_S, LEAST_PAUSE_S, LONGEST_LATE_PAUSE_S, pause_s
+from addon.wallet.watch import FAIR_TURN, LATE_S, LEAST_PAUSE_S, LONGEST_LATE_PAUSE_S, Watched, first, pause_s
 from addon.wallet.wire import Coded, NoAnswer, RateLimited, Uncoded, Unknown, Unreachable
 
 CREATED, EXPIRES = 1_000, 4_600
@@ -44,6 +46,18 @@ def test_a_pace_lets_no_more_through_than_it_says(steps: list[float], burst: int
         now += step
         taken += pace.take()
     assert taken <= burst + now / each_s + 1e-6
+
+
+def test_a_flood_of_strangers_stands_behind_top_ups_and_nobody_stands_for_ever() -> None:
+    strangers = [Watched(replace(ROW, id=f"s{n}"), due=n, hurried=True) for n in range(300)]
+    late = Watched(replace(ROW, id="late", purpose="topup", expires_at=CREATED), due=-1)
+    quiet = Watched(replace(ROW, id="quiet"), due=0)
+    topup = Watched(replace(ROW, id="topup", purpose="topup"), due=900)
+    everybody = [*strangers, late, quiet, topup]
+    turns = [first(everybody, turn, CREATED + 1) for turn in range(1, FAIR_TURN + 1)]
+    assert turns == [topup] * (FAIR_TURN - 1) + [late]
+    assert first([*strangers, quiet], 1, CREATED + 1) is strangers[0]
+    assert first([quiet, late], 1, CREATED + 1) is quiet
 
 
 def test_a_pace_makes_up_for_what_was_taken() -> None:
