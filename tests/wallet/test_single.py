@@ -27,7 +27,7 @@ from addon.tokens import decode, encode
 from scripts import audit
 from tests.wallet import independent
 from tests.wallet.conftest import Node, Scene, scene
-from tests.wallet.faults import answer, lose_reply, lose_request
+from tests.wallet.faults import Hold, answer, lose_reply, lose_request
 from tests.wallet.test_refund import charge
 
 pytestmark = pytest.mark.anyio
@@ -321,6 +321,55 @@ async def test_while_its_request_runs_a_payment_is_neither_changed_nor_recalled(
     end(stage.node, account, 50_000, 1_000)
     assert (await stage.node.recall(token)).amount == 49
     await stage.close_books()
+
+
+async def test_a_payer_who_asks_too_early_does_not_stop_its_own_payment(
+    stage: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The refund call while the mint is asked, and in the moment before the request begins."""
+    await stage.node.receive(stage.buyer.token(1))
+    monkeypatch.setattr("addon.wallet.change.WAIT_S", 0.1)
+    token, hold = stage.buyer.token(50), Hold()
+    stage.mint.next("/v1/swap", hold)
+    paying = asyncio.create_task(stage.node.pay(token))
+    await hold.reached.wait()
+    with pytest.raises(OutcomeUnknown):
+        await stage.node.recall(token)
+    monkeypatch.setattr("addon.wallet.change.WAIT_S", 10.0)
+    asking = asyncio.create_task(stage.node.recall(token))
+    hold.release.set()
+    account = (await paying).account
+    with pytest.raises(PaymentRunning):
+        await asking
+    begin(stage.node, account, 50_000)
+    end(stage.node, account, 50_000, 10_000)
+    assert (await stage.node.change(account)).amount == 40
+    await stage.close_books()
+
+
+async def test_payments_and_refunds_at_once_never_share_a_coin(stage: Scene) -> None:
+    """(Incidents 53, 57.) Eight payments that end, and four keys that are refunded, all at the same time."""
+    keys = [(await stage.node.receive(stage.buyer.token(20 + n))).account for n in range(4)]
+    for n, key in enumerate(keys):
+        charge(stage.node, key, 1000 * (n + 1), f"r{n}")
+    tokens = [stage.buyer.token(30 + n) for n in range(8)]
+
+    async def whole(n: int) -> str:
+        account = await paid(stage.node, tokens[n], 1000 * n + 500)
+        changes = await asyncio.gather(*[stage.node.change(account) for _ in range(3)], stage.node.recall(tokens[n]))
+        assert {change.token for change in changes} == {changes[0].token}
+        return changes[0].token
+
+    changes, refunds = await asyncio.gather(
+        asyncio.gather(*[whole(n) for n in range(8)]), asyncio.gather(*[stage.node.refund(key) for key in keys])
+    )
+    made = [*changes, *(refunded.token for refunded in refunds)]
+    assert [decode(token).amount for token in made] == 8 * [29] + 4 * [19]
+    coins = [proof.secret for token in made for proof in decode(token).proofs]
+    assert len(set(coins)) == len(coins)
+    await stage.close_books()
+    for token in made:
+        assert stage.buyer.spend(token) == decode(token).amount
 
 
 async def test_a_payment_that_never_began_is_paid_back_whole(stage: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
