@@ -32,6 +32,8 @@ INVOICE_STATES: Final[Mapping[InvoiceState, Mapping[InvoiceEvent, InvoiceState]]
     "lost": {},
 }
 FORGET_AT_ONCE: Final = 200
+COUNTED_S: Final = 3600
+"""An unpaid invoice takes somebody's room for no longer; it can be paid as long as it says."""
 
 _COLUMNS: Final = (
     "id, purpose, state, account, mint, unit, amount, quote, locked, bolt11, payment_hash, expires_at, "
@@ -120,11 +122,11 @@ class Invoices:
         return self._select("state = 'open' ORDER BY created_at", ())
 
     def waiting(self, account: str | None = None) -> int:
-        """How many can be paid at this moment: for one account, or for new keys."""
+        """How many of the last hour can be paid at this moment: for one account, or for new keys."""
         whose, who = ("purpose = 'key'", ()) if account is None else ("purpose = 'topup' AND account = ?", (account,))
         found = self._execute(
-            f"SELECT COUNT(*) FROM invoices WHERE state = 'open' AND expires_at > ? AND {whose}",
-            (int(self._clock()), *who),
+            f"SELECT COUNT(*) FROM invoices WHERE state = 'open' AND expires_at > ? AND created_at > ? AND {whose}",
+            (int(self._clock()), int(self._clock()) - COUNTED_S, *who),
         )
         return int(found.fetchone()[0])
 

@@ -46,8 +46,7 @@ from addon.wallet.wire import Coded, NoAnswer, Uncoded, Unknown
 LIMIT_S: Final = 10.0
 TURN_S: Final = 4.0
 """For one mint, as long as another one may have to be asked as well."""
-LONGEST_LIFE_S: Final = 3600
-"""An invoice counts as open for no longer; paid later, it is credited all the same."""
+LONGEST_LIFE_S: Final = 7 * 86_400
 SHORTEST_LIFE_S: Final = 60
 MOST_OF_STRANGERS: Final = 300
 MOST_OF_ACCOUNT: Final = 5

@@ -31,6 +31,8 @@ EACH_S: Final = 2.0
 """Between two questions to a mint about invoices, once a burst is used up."""
 LEAST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 30.0
+LONGEST_OLD_PAUSE_S: Final = 600.0
+OLD_S: Final = 3600
 LATE_PAUSE_S: Final = 60.0
 LONGEST_LATE_PAUSE_S: Final = 6 * 3600.0
 LATE_S: Final = 86_400
@@ -265,7 +267,12 @@ def _told(reason: Exception) -> str:
 
 
 def pause_s(invoice: Invoice, now: float) -> float:
-    """Seconds until an invoice is asked about again: an eighth of its age; after its expiry, half of the time since."""
-    if now <= invoice.expires_at:
-        return min(max((now - invoice.created_at) / 8, LEAST_PAUSE_S), LONGEST_PAUSE_S)
-    return min(max((now - invoice.expires_at) / 2, LATE_PAUSE_S), LONGEST_LATE_PAUSE_S)
+    """Seconds until an invoice is asked about again: an eighth of its age, or half of the time since its expiry.
+
+    Before the expiry a quarter of what is left: some mints mint for no invoice that has expired, paid or not.
+    """
+    age_s, left_s = now - invoice.created_at, invoice.expires_at - now
+    if left_s < 0:
+        return min(max(-left_s / 2, LATE_PAUSE_S), LONGEST_LATE_PAUSE_S)
+    longest_s = LONGEST_PAUSE_S if age_s < OLD_S else LONGEST_OLD_PAUSE_S
+    return max(min(age_s / 8, left_s / 4, longest_s), LEAST_PAUSE_S)

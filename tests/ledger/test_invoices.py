@@ -25,6 +25,7 @@ from addon.ledger import (
     Swap,
     audit,
 )
+from addon.ledger.invoices import COUNTED_S
 from addon.money import whole_units
 from addon.wallet.split import split
 from tests.ledger.test_machine import POWERS, PURSES, Money
@@ -166,11 +167,12 @@ def _coin(swap: Swap) -> list[StoredProof]:
 def test_what_can_be_paid_is_counted_apart_for_strangers_and_for_each_account(store: Store) -> None:
     table = Invoices(store, lambda: 100.0)
     for name, account, expires_at in (("a", None, 101), ("b", None, 100), ("c", "x", 101), ("d", "x", 99),
-                                      ("e", "y", 101)):  # fmt: skip
+                                      ("e", "y", 101), ("f", None, 9999)):  # fmt: skip
         assert table.add(replace(invoice(name, PURSE, 1, account), expires_at=expires_at))
-    assert (table.waiting(), table.waiting("x"), table.waiting("y"), table.waiting("z")) == (1, 1, 1, 0)
+    assert (table.waiting(), table.waiting("x"), table.waiting("y"), table.waiting("z")) == (2, 1, 1, 0)
     table.leave("c")
     assert table.waiting("x") == 0
+    assert Invoices(store, lambda: 1.0 + COUNTED_S).waiting() == 0, "nor does an old one that could be paid yet"
 
 
 def test_the_newest_of_what_was_left_are_kept(store: Store) -> None:
