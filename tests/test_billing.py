@@ -142,6 +142,42 @@ def test_speech_costs_its_characters_even_if_the_client_does_not_wait_for_it() -
     assert said.cost_msat == 11 + 3 * 10 + 3 * 100
 
 
+HEARD: dict[str, Any] = {
+    "family": next(f for f in FAMILIES if f.name == "transcription"), "hold_msat": 10**6, "input_bound": 60_000,
+    "extent": Extent(30, made_tokens=22_500, file_tokens=37_500, seconds=1500, usual_seconds=60), "output_bound": 22_500,
+}  # fmt: skip
+PER_SECOND = replace(PRICE, tariff=Tariff(Decimal(0), Decimal(0), Decimal(0), second=Decimal(4)))
+
+
+def test_a_recording_is_paid_by_the_second_where_seconds_have_a_price() -> None:
+    by_second = paid(**HEARD, price=PER_SECOND)
+    told = settle(metered(usage=Usage(0, 0, seconds=9), source="reported", text_bytes=20), request=by_second)
+    assert (told.cost_msat, told.usage_source) == (4 * 9, "reported")
+    silent = settle(metered(text_bytes=20, delivered_bytes=30), request=by_second)
+    assert (silent.cost_msat, silent.usage_source) == (4 * 60, "counted")
+    tokens = settle(metered(usage=Usage(600, 5), source="reported", text_bytes=20), request=by_second)
+    assert tokens.cost_msat == 4 * 60, "tokens say nothing of seconds"
+    assert settle(None, "client_left", by_second).cost_msat == 4 * 60
+    assert settle(metered(failed=True, delivered_bytes=80), request=by_second).cost_msat == 0
+
+
+def test_seconds_that_are_told_where_tokens_are_paid_for_are_ten_tokens_each() -> None:
+    told = settle(metered(usage=Usage(0, 0, seconds=9), source="reported", text_bytes=20), request=paid(**HEARD))
+    assert (told.input_tokens, told.output_tokens, told.usage_source) == (10 + 10 * 9, 5, "partial")
+    dearer = paid(**HEARD, price=replace(PRICE, tariff=replace(PRICE.tariff, input_audio=Decimal(30))))
+    assert settle(metered(usage=Usage(0, 0, seconds=9), text_bytes=20), request=dearer).input_msat == 11 + 30 + 30 * 90
+
+
+def test_a_plain_text_is_counted_whatever_it_looks_like() -> None:
+    """A text can be dictated that reads like figures, or like an error. (Incident 37.)"""
+    mute = HEARD | {"extent": replace(HEARD["extent"], is_mute=True)}
+    answer = metered(usage=Usage(1, 1), source="reported", failed=True, delivered_bytes=6000)
+    told = settle(answer, request=paid(**mute))
+    assert told.usage_source == "counted"
+    assert told.input_tokens == 10 + 10 * 400, "what takes longer to say than the file's size tells, took longer"
+    assert told.output_tokens == 1500
+
+
 def test_figures_beyond_the_hold_are_the_operators_shortfall() -> None:
     end = settle(metered(usage=Usage(10**6, 10**6), source="reported", delivered_bytes=9))
     assert end.cost_msat == 10_000 and end.shortfall_msat == 11 + 10**7 - 10_000

@@ -128,7 +128,6 @@ BAD = {
 
 @pytest.mark.parametrize("raw", BAD.values(), ids=BAD)
 def test_what_two_readers_could_read_in_two_ways_is_refused(raw: bytes) -> None:
-    """(Incident 22: the cheap model in one reader's eyes, the dear one in another's.)"""
     with pytest.raises(InvalidParameter):
         read(raw)
 

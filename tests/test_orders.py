@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from addon import orders
+from addon import forms, orders
 from addon.catalog import Model, Tariff
 from addon.errors import (
     ClientError,
@@ -21,6 +21,7 @@ from addon.errors import (
     ModelNotFound,
     UnsupportedParameter,
 )
+from addon.forms import File
 from addon.metering import Family, family_of
 from addon.offers import Offer, Offers
 from addon.orders import Order
@@ -164,6 +165,70 @@ def test_a_model_that_is_priced_by_the_piece_is_sold_for_that_piece_alone() -> N
     for path in ("/v1/chat/completions", "/v1/audio/speech", "/v1/embeddings"):
         with pytest.raises(ModelNotFound):
             orders.read(family(path), raw, offers, Settings())
+
+
+def spoken(offer: Price, file: str = "file", path: str = "/v1/audio/transcriptions", **fields: Any) -> Order:
+    offers = Offers({"ear": Offer(Model("ear", forwarded_id="whisper-1"), offer, False)})
+    form = {"model": "ear", file: File("audio/mpeg", ".mp3", b"\0\xff\r\n--")} | fields
+    return orders.read(
+        family(path), forms.written(form, "b"), offers, Settings(), content_type=forms.content_type("b")
+    )  # fmt: skip
+
+
+def priced(**parts: str) -> Price:
+    free: dict[str, Any] = {"request": Decimal(0), "input": Decimal(0), "output": Decimal(0)}
+    return Price(Tariff(**free | {name: Decimal(price) for name, price in parts.items()}), Fraction(1))
+
+
+@pytest.mark.parametrize(
+    ("price", "hold"),
+    [
+        (priced(second="2"), 2 * 1500),
+        (price_in_sats(request=Decimal(1), per_1k_input=Decimal(0), per_1k_output=Decimal(0)), 1000),
+        (priced(input="3", output="2"), 3 * (25 * 1500 + 1024 + 3 + 5) + 2 * 15 * 1500),
+        (
+            priced(input="3", input_audio="9"),
+            9 * (25 * 1500 + 1024 + 3 + 5),
+        ),
+    ],
+)
+def test_a_recording_is_held_for_the_longest_that_it_can_be(price: Price, hold: int) -> None:
+    assert spoken(price, prompt="hello").least_msat == hold
+
+
+@pytest.mark.parametrize("price", [priced(image_made="9"), priced(character="1"), priced(cache_read="1")])
+def test_a_model_without_a_price_for_sound_transcribes_nothing(price: Price) -> None:
+    with pytest.raises(ModelNotFound):
+        spoken(price)
+
+
+def test_a_form_goes_up_anew_under_a_boundary_of_ours_and_its_file_is_the_clients() -> None:
+    made = spoken(priced(second="1"), language="de", max_tokens="1", known_speaker_names="x", stream=True)
+    up = orders.sent_body(made, made.fit(10**9))
+    assert made.dropped == ("max_tokens", "known_speaker_names") and made.stream
+    assert "routstr" in made.content_type and made.content_type.partition("boundary=")[2].encode() in up
+    form = family("/v1/audio/transcriptions").form
+    assert form is not None
+    assert forms.read(up, made.content_type, form) == {
+        "model": "whisper-1", "file": File("audio/mpeg", ".mp3", b"\0\xff\r\n--"), "language": "de", "stream": True,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("fields", [{"n": "2"}, {"chunking_strategy": '{"type":"server_vad"}'}, {"Language": "de"}])
+def test_what_a_form_may_not_say(fields: dict[str, str]) -> None:
+    with pytest.raises(UnsupportedParameter):
+        spoken(priced(second="1"), **fields)
+
+
+def test_pictures_that_are_sent_are_held_by_the_piece_or_by_their_tokens() -> None:
+    mask = {"mask": File("image/png", ".png", b""), "n": 3, "prompt": "x"}
+    by_piece = spoken(priced(image_made="100", image_sent="7"), "image", "/v1/images/edits", **mask)
+    assert by_piece.least_msat == 3 * 100 + 2 * 7
+    by_token = priced(input="1", input_image="5")
+    held = spoken(by_token, "image[]", "/v1/images/edits", prompt="x")
+    assert held.least_msat > 5 * 16_384
+    with pytest.raises(UnsupportedParameter):
+        spoken(by_token, "image", "/v1/images/edits", n="11")
 
 
 REFUSED = (
