@@ -53,7 +53,7 @@ def measure(payment: Payment, response: http.Response) -> None:
 
 def tell(payment: Payment, response: http.Response) -> None:
     """The receipt on a whole answer, once it is settled; behind a stream that was held back its event, too."""
-    end = payment.settle("complete")
+    end = payment.settle(payment.whole)
     left = payment.paid.remaining_msat(end.cost_msat)
     told = replies.receipt_headers(end, remaining_msat=left)
     response.data.headers.fields = (*response.data.headers.fields, *told)
@@ -137,7 +137,7 @@ def receipt(payment: Payment, change: Mapping[str, object] | None = None) -> byt
     metered, paid = payment.measured(), payment.paid
     if metered is None or not (metered.is_stream and paid.family.receipt and paid.wants_receipt):
         return b""
-    end = payment.settle("complete")
+    end = payment.settle(payment.whole)
     left = paid.remaining_msat(end.cost_msat)
     cost = replies.receipt(end, remaining_msat=left) | ({} if change is None else {"change": change})
     return metering.receipt_event(paid.family, metered, cost)

@@ -17,14 +17,14 @@ logger = logging.getLogger("routstr")
 async def complete(node: Node, payment: Payment, response: http.Response) -> None:
     """An answer that came whole: its cost told, or nothing taken for one that is none."""
     if payment.delivered:
-        await node.payments.close(payment, "complete")
+        await node.payments.close(payment, payment.whole)
         if payment.is_single:
             await _tell_late(node, payment)
         return
     if delivery.is_answer(response.status_code):
         size = len(response.raw_content or b"")
         await aside.when_large(size, functools.partial(delivery.measure, payment, response))
-        await node.payments.close(payment, "complete")
+        await node.payments.close(payment, payment.whole)
         delivery.tell(payment, response)
     else:
         await node.payments.close(payment, "upstream_failed")

@@ -25,6 +25,7 @@ from addon.payment import Payment
 
 BOOK_AGAIN_S: Final = 0.05
 BOOK_TRIES: Final = 250
+LOOK_AGAIN_S: Final = 0.02
 FLOWS_END_S: Final = 1.0
 """A client's end may still bring its flows' own `error`; what that left open is closed after this long."""
 logger = logging.getLogger("routstr")
@@ -92,6 +93,11 @@ class InFlight:
         self._unbooked[end.id] = end  # an end of the process meanwhile still books it
         self._background.keep(self._book(end))
 
+    async def read_on(self, client: Client) -> None:
+        """Until every answer has ended that is read on though this client left, or until it is given up."""
+        while any(p.is_read_on and p.flow.client_conn.id == client.id for p in self._payments.values()):
+            await asyncio.sleep(LOOK_AGAIN_S)
+
     def close_left(self, client: Client) -> None:
         """Some ends fire no hook of the flow: the client's end closes what is still open."""
         left = [flow_id for flow_id, p in self._payments.items() if p.flow.client_conn.id == client.id]
@@ -101,7 +107,7 @@ class InFlight:
     async def drained(self, deadline: float) -> None:
         """Until every payment is booked, or until `deadline` (monotonic)."""
         while (self._payments or self._unbooked) and time.monotonic() < deadline:
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(LOOK_AGAIN_S)
 
     async def end(self) -> None:
         """The end of the process: what still runs is settled as metered. Never raises: others end after it."""

@@ -4,6 +4,7 @@
 - `add_secret`: header fields that only the client sees.
 - `append`: bytes after the last of a streamed answer, when they took an await to make.
 - `limit_request_body`, `stream_when_large`: bounds of one flow, which mitmproxy only knows globally.
+- `outlive`: an answer that is read to its end though its client has left.
 - `close_upstream`: ends a wait for the first byte. `close_forgotten`: sockets that Python ≥ 3.12 leaves open.
 
 Nothing of this is documented; read in mitmproxy 11.0 and 12.2, and tested on both. A command that is marked
@@ -26,7 +27,12 @@ from mitmproxy.connection import Client, Connection
 from mitmproxy.proxy import commands, events
 from mitmproxy.proxy.layers.http import HttpLayer, HttpStream, SendHttp
 from mitmproxy.proxy.layers.http._base import HttpEvent
-from mitmproxy.proxy.layers.http._events import ResponseData, ResponseEndOfMessage, ResponseHeaders
+from mitmproxy.proxy.layers.http._events import (
+    RequestProtocolError,
+    ResponseData,
+    ResponseEndOfMessage,
+    ResponseHeaders,
+)
 from mitmproxy.proxy.server import ConnectionHandler
 
 FORGOTTEN_AFTER_S: Final = 1.0
@@ -54,6 +60,13 @@ class _Source:
     def handle_event(self, _: events.Event) -> Iterator[commands.Command]:
         for event in self._out:
             yield SendHttp(event, self._client)
+
+
+class _Nobody:
+    """Stands where mitmproxy expects a client that left: nothing goes there, and what it sent ahead is not read."""
+
+    def handle_event(self, _: events.Event) -> Iterator[commands.Command]:
+        return iter(())
 
 
 async def answer(flow: http.HTTPFlow, response: http.Response) -> bool:
@@ -129,6 +142,27 @@ def stream_when_large(flow: http.HTTPFlow, most_bytes: int, make: Callable[[], S
             self.__dict__["_stream"] = make() if value is True else value
 
     flow.response.__class__ = LateStream
+
+
+def outlive(flow: http.HTTPFlow, leaves: Callable[[], bool]) -> None:
+    """Lets the upstream's answer come in though its client has left, where `leaves()`, asked then, says so.
+
+    To be called in `request`. The stream does not hear of the client's end, and goes on to `response` or `error`.
+    mitmproxy closes the upstream's connection when `client_disconnected` is over: who wants the answer waits there.
+    """
+    found = _stream_of(flow)
+    if found is None:
+        return
+    layer, _, stream = found
+    go_on = stream.handle_event
+
+    def handle_event(event: events.Event) -> Iterator[commands.Command]:
+        if not isinstance(event, RequestProtocolError) or not leaves():
+            return go_on(event)
+        layer.connections[layer.context.client] = _Nobody()  # type: ignore[assignment]
+        return iter(())
+
+    stream.handle_event = handle_event  # type: ignore[method-assign, assignment]
 
 
 def close_upstream(flow: http.HTTPFlow) -> None:

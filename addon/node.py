@@ -118,7 +118,7 @@ class Node:
     async def response(self, flow: http.HTTPFlow) -> None:
         payment = self.payments.take(flow)
         if payment is not None:
-            await self.payments.close(payment, "complete")
+            await self.payments.close(payment, payment.whole)
 
     async def error(self, flow: http.HTTPFlow) -> None:
         self.arrivals.pop(flow.id, None)
@@ -126,7 +126,9 @@ class Node:
         if payment is not None:
             await self.payments.close(payment, payment.end())
 
-    def client_disconnected(self, client: Client) -> None:
+    async def client_disconnected(self, client: Client) -> None:
+        """mitmproxy closes the upstream's connection behind this: not before what is read on has come."""
+        await self.payments.read_on(client)
         inject.close_forgotten(client)
         if self.arrivals:
             self.arrivals = {f: a for f, a in self.arrivals.items() if a.client != client.id}
@@ -135,7 +137,8 @@ class Node:
     # --- time and the end ---------------------------------------------------------------------------
 
     async def _watch(self) -> None:
-        """Ends waits that are too long: for the first byte, and between bytes."""
+        """Ends waits that are too long: for the first byte, between bytes, and for figures that nobody else waits
+        for."""
         while True:
             await asyncio.sleep(WATCH_EVERY_S)
             for payment in self.payments.all:
@@ -146,6 +149,11 @@ class Node:
     def _waits_too_long(self, payment: Payment) -> bool:
         if payment.first_byte_ms is None:
             return time.monotonic() - payment.admitted_at > self.settings.upstream_timeout
+        if payment.left_at is not None and (
+            time.monotonic() - payment.left_at > self.settings.upstream_timeout
+            or payment.passed - payment.left_bytes > self.settings.max_buffer_bytes
+        ):
+            return True
         return inject.idle_s(payment.flow) > self.settings.upstream_idle_timeout
 
     async def drain(self) -> None:

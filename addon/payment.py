@@ -29,6 +29,7 @@ class Payment:
     `told`: headers that tell what was changed in the request. `admitted_at`: monotonic. `delivered`: some of
     the answer is with the client. `is_single`: an `X-Cashu` token pays, whose change goes with the answer;
     `live`: a stream goes on as it comes; a single payment's waits for its end, unless its change may come in an event.
+    `left_at` (monotonic): its client left, and the answer is read on; `left_bytes`: of it, until then.
     """
 
     paid: PaidRequest
@@ -44,10 +45,34 @@ class Payment:
     status: int = 0
     first_byte_ms: int | None = None
     timed_out: bool = False
+    left_at: float | None = None
+    left_bytes: int = 0
 
     @property
     def delivered(self) -> bool:
         return self.meter is not None
+
+    @property
+    def is_read_on(self) -> bool:
+        """Whether its answer still comes in though the client left."""
+        return self.left_at is not None and not self.timed_out
+
+    @property
+    def passed(self) -> int:
+        """Bytes of the answer that came and were not held."""
+        return 0 if self.meter is None else self.meter.passed
+
+    def leave(self) -> bool:
+        """The client left: whether its answer is read on, for the figures that have not come yet."""
+        if self.settlement is not None or (self.meter is not None and self.meter.is_told):
+            return False
+        self.left_at, self.left_bytes = time.monotonic(), self.passed
+        return True
+
+    @property
+    def whole(self) -> End:
+        """How a flow ended whose answer came whole."""
+        return "complete" if self.left_at is None else "client_left"
 
     def measured(self) -> Metered | None:
         """What the meter says, asked for once, at the end."""
@@ -71,6 +96,8 @@ class Payment:
     def end(self) -> End:
         """How a flow that ended in `error` ended: who left first?"""
         metered = self.measured()
+        if self.left_at is not None:
+            return "client_left" if self.delivered or self.timed_out else "upstream_failed"
         if metered is not None and metered.complete:
             return "complete"
         error = self.flow.error

@@ -238,6 +238,8 @@ class Routstr:
             raise
         if flow.client_conn.connected:
             node.payments.admit(payment)
+            if node.settings.upstream_goes_on:
+                inject.outlive(flow, payment.leave)
         else:
             node.payments.give_back(paid)  # it left meanwhile: the upstream will not be asked
 

@@ -94,6 +94,16 @@ class Meter:
             return self._let_go(chunk)
         return passed
 
+    @property
+    def passed(self) -> int:
+        """Bytes of the answer that came until now."""
+        return self._passed
+
+    @property
+    def is_told(self) -> bool:
+        """Whether a proper end came and the final figures with it: nothing that follows would say more."""
+        return self._course.ended and self._reader.figures(ended=True).source == "reported"
+
     def end(self) -> bytes:
         """The answer ended properly: what was held back and is not ours. Never raises."""
         self._course.ended = True

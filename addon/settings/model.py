@@ -61,6 +61,10 @@ class Settings(BaseSettings):
     """What kind of server it is, where that must be told: one that refuses to be asked for its figures (mistral,
     transformers, llama-cpp-python), or whose own list of models does not say whether it ends an answer at the
     context by itself (openai, vllm, sglang do; llamacpp, ollama do not)."""
+    upstream_goes_on: bool = False
+    """true: the upstream makes and bills the whole answer though nobody waits for it any more (Bedrock, Google, Groq,
+    Mistral, Perplexity). What a client leaves behind is then read on to its figures, for UPSTREAM_TIMEOUT and
+    MAX_BUFFER_BYTES at most, and charged whole. false: the upstream is left at once, and what came is charged."""
     upstream_timeout: Seconds = 600
     """Seconds until an answer's first byte."""
     upstream_idle_timeout: Seconds = 300
