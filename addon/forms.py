@@ -33,6 +33,7 @@ _PARAMETER: Final = re.compile(r"""[ \t]*;[ \t]*([a-zA-Z]+\*?)=(?:"([^"\\]*)"|([
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}(?:\[\])?")
 _KIND: Final = re.compile(r"[a-z0-9][a-z0-9.+-]{0,60}/[a-z0-9][a-z0-9.+-]{0,60}")
 _TEXT_KIND: Final = re.compile(r'text/plain(?:[ \t]*;[ \t]*charset="?(?:utf-8|us-ascii)"?)?', re.IGNORECASE)
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SUFFIX: Final = re.compile(r"\.[A-Za-z0-9]{1,8}$")
 _SWITCH: Final = {"true": True, "false": False}
 
@@ -192,7 +193,7 @@ def _file(name: str, file_name: str, declared: str, content: bytes) -> File:
     kind = declared.partition(";")[0].strip(" \t").lower()
     if _KIND.fullmatch(kind) is None or kind.startswith(("multipart/", "message/")):
         raise _wrong(f"{name} has a content type that no file can have")
-    if not file_name.isprintable():
+    if _CONTROL.search(file_name) is not None:
         raise _wrong(f"the file name of {name} holds a control character")
     suffix = _SUFFIX.search(file_name)
     return File(kind, "" if suffix is None else suffix[0], content)

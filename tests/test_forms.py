@@ -54,6 +54,11 @@ def test_texts_numbers_switches_lists_and_a_file_whose_name_stays_here() -> None
     assert b"a b" not in forms.written(fields, "b") and "a b" not in repr(fields)
 
 
+def test_a_file_name_may_hold_what_a_mac_puts_into_it() -> None:
+    head = FILE.replace(b"a b", "Screenshot at 1.23\u202fPM 👩\u200d🚀".encode())
+    assert read(part(head, b"x") + b"--XX--")["file"].suffix == ".mp3"
+
+
 def test_dot_net_writes_a_file_name_in_two_ways_and_some_only_in_one() -> None:
     both = b"Content-Disposition: form-data; name=file; filename=a.ogg; filename*=utf-8''a.ogg"
     one = b"Content-Disposition: form-data; name=file; filename*=utf-8''%C3%A4.ogg"

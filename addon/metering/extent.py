@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from addon import forms
 from addon.metering.sounds import length_of
-from addon.metering.transcripts import TEXT_FORMATS
+from addon.metering.transcripts import JSON_FORMATS
 from addon.metering.unseen import IMAGE_TOKENS, SENT_PICTURES
 
 PAIR_BYTES: Final = 64
@@ -103,7 +103,7 @@ def recording(body: Mapping[str, Any], _: int) -> Extent:
         file_tokens=most * HEARD_MOST_TOKENS,
         seconds=most,
         usual_seconds=usual,
-        is_mute=body.get("response_format") in TEXT_FORMATS,
+        is_mute=body.get("response_format") not in JSON_FORMATS,
     )
 
 

@@ -14,8 +14,8 @@ from addon.metering.figures import Asked, Course, Figures, objects, scanned
 from addon.metering.texts import chat_texts
 from addon.metering.usage import CHAT_NAMES, MAX_COUNT, TOKEN_NAMES, Usage, read_openai
 
-TEXT_FORMATS: Final = ("text", "srt", "vtt")
-"""Formats of an answer that are no JSON: nothing in them is a figure, whatever it looks like."""
+JSON_FORMATS: Final = (None, "json", "verbose_json", "diarized_json")
+"""Formats of an answer that can hold figures. In others nothing is one, whatever it looks like."""
 
 
 class TranscriptReader:
