@@ -63,8 +63,10 @@ async def change_of(node: Node, payment: Payment) -> Changed | None:
 
 
 def header(changed: Changed | None) -> list[tuple[str, str]]:
-    """Change as an answer's header; none where there is none."""
-    return [] if changed is None else [("x-cashu", changed.token)]
+    """Change as an answer's header; none where there is none, or where it is too long for one: it waits then."""
+    if changed is None or len(changed.token) > ECHO_LIMIT:
+        return []
+    return [("x-cashu", changed.token)]
 
 
 def told(changed: Changed) -> dict[str, object]:
