@@ -20,9 +20,10 @@ def test_both_ways_of_one_secret_are_one_candidate() -> None:
     assert both.candidates == (Presented(Kind.KEY, KEY),)
 
 
-def test_a_token_is_told_from_a_key_and_a_single_payment_from_both() -> None:
-    found = read([(b"x-api-key", b"cashuBabc"), (b"x-cashu", b"cashuAxyz")])
-    assert found.api_key == Presented(Kind.TOKEN, "cashuBabc") and found.single_payment == "cashuAxyz"
+def test_a_token_is_told_from_a_key_and_a_single_payment_wins_over_both() -> None:
+    assert read([(b"x-api-key", b"cashuBabc")]).api_key == Presented(Kind.TOKEN, "cashuBabc")
+    found = read([(b"x-api-key", b"cashuBabc"), (b"authorization", b"Basic dTpw"), (b"x-cashu", b"cashuAxyz")])
+    assert found == Credentials(single_payment="cashuAxyz")
 
 
 def test_nothing_or_an_empty_header_is_no_credential() -> None:

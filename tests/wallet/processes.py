@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from addon.settings import Settings, wallet_environment
-from addon.treasury import SOCKET_NAME, settings_hash, wallet_home
+from addon.treasury import SOCKET_NAME, Refunded, Sent, settings_hash, wallet_home
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -99,3 +99,9 @@ async def ended(process: subprocess.Popen[bytes], limit_s: float = 30.0) -> int:
         await asyncio.sleep(0.02)
     assert process.returncode is not None
     return process.returncode
+
+
+def as_token(refunded: Refunded | Sent) -> Refunded:
+    """A refund of an account without a Lightning address."""
+    assert isinstance(refunded, Refunded)
+    return refunded

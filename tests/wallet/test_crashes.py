@@ -21,7 +21,7 @@ from addon.treasury import Receive, Treasury
 from scripts.payer import Payer
 from tests.wallet.conftest import Buyer, Node
 from tests.wallet.faults import FaultyMint, Hold, lose_reply
-from tests.wallet.processes import Home, Lines, ended
+from tests.wallet.processes import Home, Lines, as_token, ended
 from tests.wallet.test_refund import charge
 
 pytestmark = pytest.mark.anyio
@@ -174,7 +174,7 @@ async def test_a_refund_survives_death(home: Home, buyer: Buyer, cost: int, plac
     await one_life(home, receive(buyer.token(33)))
     charge(Node(home.state_dir, home.mints), "a", cost * 1000, "r")
     async with dying_treasury(home, place, when) as treasury:
-        first = await treasury.refund("a")
+        first = as_token(await treasury.refund("a"))
         assert await treasury.refund("a") == first
         assert (first.amount, first.tokens) == (33 - cost, (first.token,))
     await prove(home, [0])

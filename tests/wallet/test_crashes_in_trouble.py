@@ -16,7 +16,7 @@ from addon.treasury import Treasury
 from scripts.payer import Payer
 from tests.wallet.conftest import Buyer, Node
 from tests.wallet.faults import FaultyMint, answer, change
-from tests.wallet.processes import Home, Lines, ended
+from tests.wallet.processes import Home, Lines, as_token, ended
 from tests.wallet.test_crashes import CLOSE, DEBIT, dying_treasury, named, one_life, prove, receive
 from tests.wallet.test_refund import charge
 
@@ -62,7 +62,7 @@ async def test_a_refused_change_of_own_coins_survives_death(
     await trouble.opened(33, 13)
     trouble.mint.next("/v1/swap", answer(400, {"detail": "no", "code": 10001}))
     async with dying_treasury(trouble.home, place, when) as treasury:
-        refunded = await treasury.refund("a")
+        refunded = as_token(await treasury.refund("a"))
     assert trouble.buyer.spend(refunded.token) == 20
     await prove(trouble.home, [0])
 
@@ -77,7 +77,7 @@ async def test_the_loss_of_coins_survives_death(
     copy = trouble.node.copy(tmp_path / "copy").start()
     trouble.buyer.spend((await copy.refund("a")).token)
     async with dying_treasury(trouble.home, place, when) as treasury:
-        refunded = await treasury.refund("a")
+        refunded = as_token(await treasury.refund("a"))
     assert trouble.buyer.states(refunded.token) == {"UNSPENT"}
     assert {finding.check for finding in audit(trouble.node.store())} == {"solvent"}  # told, and nothing else is wrong
 
@@ -105,7 +105,7 @@ async def test_a_refund_that_goes_back_survives_death(trouble: Trouble, place: t
     trouble.mint.always("/v1/keysets", None)
     treasury = Treasury(trouble.home.settings)
     await treasury.start()
-    told = await treasury.refund("a")
+    told = as_token(await treasury.refund("a"))
     await treasury.stop()
     assert told.tokens == (told.token,) and trouble.buyer.spend(told.token) == 20
     await prove(trouble.home, [0])
