@@ -150,9 +150,21 @@ def _paid(arrived: Arrival, order: Order, account: str, fitted: Fitted, left_msa
         unseen=order.unseen,
         stream=order.stream,
         hide_usage=order.hide_usage,
-        wants_receipt=(arrived.text(b"x-routstr-receipt") or "").lower() != "none",
+        wants_receipt=_wants_receipt(arrived),
         started_ms=time.time_ns() // 1_000_000,
     )
+
+
+def _wants_receipt(arrived: Arrival) -> bool:
+    """Whether a receipt may follow a stream: not where the client says so, nor where one would be the end of it.
+
+    The helpers of OpenAI's and Anthropic's SDKs for JavaScript show none to anybody, and one of them
+    (`responses.stream` of openai 7) fails at an event that it does not know, when the answer is paid.
+    """
+    wish = arrived.text(b"x-routstr-receipt")
+    if wish is not None:
+        return wish.lower() != "none"
+    return arrived.text(b"x-stainless-lang") != "js" or arrived.text(b"x-stainless-helper-method") is None
 
 
 def _told(order: Order, fitted: Fitted) -> list[tuple[bytes, bytes]]:

@@ -18,8 +18,8 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.e2e.conftest import COST, Business, Node
+from tests.parts.npm import NODE
 from tests.parts.upstream import DONE, chunk, usage, whole
-from tests.wallet.independent import NODE
 
 CHROMIUM = next((p for name in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(name))), None)
 PAGE = """<!doctype html><meta charset="utf-8"><title>A shop's page</title><script>
