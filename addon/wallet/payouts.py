@@ -23,6 +23,8 @@ from addon.wallet.strangers import Unpayable
 CHANGES: Final = 2
 """How often coins may have to be changed before the last of them is paid back."""
 
+MOST_OF_IT: Final = 0.75
+
 log = logging.getLogger("wallet.payouts")
 
 
@@ -71,15 +73,15 @@ class Payouts:
             self._backoff.failed(purse)
 
     async def _free_msat(self, purse: Purse) -> int:
-        """What may go out; as much of it as coins make without a change where that is enough."""
+        """What may go out; a part of it where coins make most of it without a change: a large one stays at hand."""
         if (free_msat := self._payments.free_profit_msat(purse)) < self._least_msat:
             return 0
         facts, coins = await self._lightning.facts(purse), self._lightning.at_hand(purse)
-        free = whole_units(free_msat, purse.unit) - CHANGES * facts.fee(
-            coin.keyset for coin in coins if coin.keyset in facts.keysets
-        )
-        just = ways.as_they_are(facts, coins, free).amount if free > 0 else 0
-        return to_msat(just if to_msat(just, purse.unit) >= self._least_msat else max(0, free), purse.unit)
+        known = [coin.keyset for coin in coins if coin.keyset in facts.keysets]
+        free = max(0, whole_units(free_msat, purse.unit) - CHANGES * facts.fee(known))
+        just = ways.as_they_are(facts, coins, free).amount
+        enough = just >= MOST_OF_IT * free and to_msat(just, purse.unit) >= self._least_msat
+        return to_msat(just if enough else free, purse.unit)
 
     def _ended(self, purse: Purse, payment: str) -> None:
         row = self._payments.find(payment)
