@@ -164,9 +164,9 @@ def named(kind: str, more: Mapping[str, Any]) -> bytes:
 
 
 def _message(**more: Any) -> dict[str, Any]:
-    told: dict[str, Any] = {"id": "msg_1", "type": "message", "role": "assistant", "model": "up", "content": [], "stop_reason": None,
-            "stop_sequence": None, "usage": {"input_tokens": 7, "output_tokens": 1}}  # fmt: skip
-    return told | more
+    said = {"id": "msg_1", "type": "message", "role": "assistant", "model": "up"}
+    open_end: dict[str, Any] = {"content": [], "stop_reason": None, "stop_sequence": None}
+    return said | open_end | {"usage": {"input_tokens": 7, "output_tokens": 1}} | more
 
 
 def _message_stream() -> Iterator[bytes]:
