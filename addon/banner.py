@@ -23,6 +23,8 @@ def lines(
         f"  prices    {_prices(settings, offers, rate_age_s)}",
         f"  mints     {', '.join(settings.cashu_mints)}",
     ]
+    if settings.receive_ln_address and settings.payout_interval:
+        told.append(f"  payouts   to {settings.receive_ln_address}, from {settings.minimum_payout} sat of profit on")
     told += [f"  not sold  {model}: {why}" for model, why in offers.refused[:SHOWN]]
     if len(offers.refused) > SHOWN:
         told[-1] += f" (and {len(offers.refused) - SHOWN} more)"

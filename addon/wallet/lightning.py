@@ -98,11 +98,15 @@ class Lightning:
         return await self._mints.at(purse.mint).opened()
 
     def _amount_msat(self, facts: Facts, wish: Wish) -> int:
-        """What can be sent, in whole sats, so that reserve and fee still fit."""
+        """What can be sent at once, in whole sats, so that reserve and fee still fit.
+
+        Coins that another payment has are waited for; where they are too small for all of it, a part is sent.
+        """
         unit, coins = wish.purse.unit, self.at_hand(wish.purse)
         wanted = whole_units(wish.most_msat, unit)
-        if ways.total(facts, coins) < wanted:
+        if ways.total(facts, coins) < wanted and self._payments.using(wish.purse):
             raise MintUnreachable(MOVED)
+        wanted = min(wanted, ways.most_after_fees(facts, coins))
         left_msat = to_msat(wanted - ways.likely_fee(facts, coins, wanted), unit)
         amount_msat = (left_msat - most_reserve_msat(left_msat)) // MSAT_PER_SAT * MSAT_PER_SAT
         if amount_msat < MSAT_PER_SAT:

@@ -46,7 +46,7 @@ def shared_fee(facts: Facts, coins: Sequence[StoredProof], wanted: int, surplus:
 
     Its amount and its share of the fee together are not above `wanted`. None: the fee would take it all.
     """
-    amount = min(wanted, _most_after_fees(facts, coins))
+    amount = min(wanted, most_after_fees(facts, coins))
     while amount > 0 and (found := changed(facts, coins, amount)) is not None:
         over = amount + max(0, found.fee - surplus) - wanted
         if over <= 0:
@@ -86,7 +86,7 @@ def covering(facts: Facts, coins: Sequence[StoredProof], wanted: int) -> Way | N
     return None
 
 
-def _most_after_fees(facts: Facts, coins: Sequence[StoredProof]) -> int:
+def most_after_fees(facts: Facts, coins: Sequence[StoredProof]) -> int:
     """What all coins that are worth their fee would bring at once."""
     chosen = sorted(_usable(facts, coins), key=_amount, reverse=True)[:MOST_INPUTS]
     most = 0
