@@ -6,13 +6,14 @@ import json
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.e2e.conftest import COST, Business, Node
+from tests.e2e.test_single import recall
 from tests.e2e.test_sockets import kept
 from tests.parts.upstream import Piece, chunk, stream, until, whole
 
@@ -70,11 +71,26 @@ def test_where_it_does_not_go_on_the_upstream_is_left_at_once(business: Business
 def test_a_whole_answer_that_nobody_waits_for_is_charged(business: Business, node: Node) -> None:
     key, name, go = business.account(50, node), business.name(), threading.Event()
     body = {"model": "small", "messages": [{"role": "user", "content": business.upstream.on(name, go, whole())}]}
-    with ask(node, key, body):
+    with ask(node, body, headers=bearer(key)):
         business.upstream.wait_for(name)
     until(lambda: not kept(node), "the client's connection is closed")
     go.set()
     assert node.settled(key)["balance"] == FUNDS - COST and node.proves()
+
+
+@pytest.mark.parametrize("live", [True, False], ids=["live", "held back"])
+def test_a_single_payment_that_is_left_behind_leaves_its_exact_change(
+    business: Business, node: Node, live: bool
+) -> None:
+    token, name, go = business.buyer.token(50), business.name(), threading.Event()
+    do = business.upstream.on(name, *stream()[:1], go, *stream()[1:], kind="text/event-stream", chunked=True)
+    headers = [("X-Cashu", token), ("X-Cashu-Change", "event" if live else "header")]
+    with ask(node, {"model": "small", "messages": [{"role": "user", "content": do}], "stream": True}, headers=headers):
+        business.upstream.wait_for(name)
+    until(lambda: not kept(node), "the client's connection is closed")
+    go.set()
+    change = until(lambda: (a := recall(node, token)).status == 200 and a, "the change")
+    assert business.buyer.receive(change.json()["token"]) == 49 and node.proves()
 
 
 def test_what_a_client_sent_ahead_and_left_is_not_asked(business: Business, node: Node) -> None:
@@ -82,20 +98,25 @@ def test_what_a_client_sent_ahead_and_left_is_not_asked(business: Business, node
     key, name, second, go = business.account(50, node), business.name(), business.name(), threading.Event()
     do = business.upstream.on(name, go, whole())
     bodies = [{"model": "small", "messages": [{"role": "user", "content": c}]} for c in (do, f"DO:{second};")]
-    with ask(node, key, *bodies):
+    with ask(node, *bodies, headers=bearer(key)):
         business.upstream.wait_for(name)
     until(lambda: not kept(node), "the client's connection is closed")
     go.set()
     assert node.settled(key)["balance"] == FUNDS - COST and not business.upstream.seen(second)
 
 
-def ask(node: Node, key: str, *bodies: dict[str, Any]) -> socket.socket:
+def bearer(key: str) -> list[tuple[str, str]]:
+    return [("Authorization", f"Bearer {key}")]
+
+
+def ask(node: Node, *bodies: dict[str, Any], headers: Sequence[tuple[str, str]]) -> socket.socket:
     """Requests one behind the other on one connection."""
     connection = socket.create_connection(("127.0.0.1", node.port), timeout=20)
     for body in bodies:
         data = json.dumps(body | {"max_tokens": 50})
-        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: node\r\nAuthorization: Bearer {key}\r\n"
-        connection.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n{data}".encode())
+        fields = [("Host", "node"), *headers, ("Content-Length", str(len(data)))]
+        head = "".join(f"{name}: {value}\r\n" for name, value in fields)
+        connection.sendall(f"POST /v1/chat/completions HTTP/1.1\r\n{head}\r\n{data}".encode())
     return connection
 
 
