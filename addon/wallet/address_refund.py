@@ -61,9 +61,14 @@ class AddressRefunds:
                 await self._arrived(account)
                 return await self._told_open(account, until) or await self._sent(account, row.refund_address, until)
         except TimeoutError:
-            if on_its_way := self._payments.open_of(account):
-                return _told(on_its_way[-1])
+            if (sent := self.on_its_way(account)) is not None:
+                return sent
             raise MintUnreachable(SLOW) from None
+
+    def on_its_way(self, account: str) -> Sent | None:
+        """What is being sent to an account's address and may still come back: the account is not empty yet."""
+        rows = self._payments.open_of(account)
+        return _told(rows[-1]) if rows else None
 
     async def _arrived(self, account: str) -> None:
         """Waits a while for money that is on its way to the account."""

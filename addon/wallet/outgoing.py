@@ -60,6 +60,10 @@ class Outgoing:
         """To the account's address; None: it has none, or nothing that is worth a payment."""
         return await self._refunds.refund(account)
 
+    def on_its_way(self, account: str) -> Sent | None:
+        """What is being sent to an account's address at this moment."""
+        return self._refunds.on_its_way(account)
+
     def using(self, purse: Purse) -> list[asyncio.Task[None]]:
         """The payments that have coins of a purse."""
         return self._melts.using(purse)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from addon.errors import SettingsError
+from addon.errors import NoBalance, SettingsError
 from addon.ledger import (
     FILE_NAME,
     WALLET_WAIT_MS,
@@ -110,8 +110,7 @@ class Vault:
             case Receive():
                 return await self._receiver.receive(ask)
             case RefundAccount():
-                sent = None if ask.to_token else await self._outgoing.refund(ask.account)
-                return sent or await self._refunder.refund(ask.account)
+                return await self._refunded(ask)
             case Change():
                 return await self._changer.change(ask.account)
             case Recall():
@@ -121,6 +120,16 @@ class Vault:
             case LookAtInvoice():
                 await self._watch.look(ask.id)
                 return Looked()
+
+    async def _refunded(self, ask: RefundAccount) -> Refunded | Sent:
+        """To an address, or as a token. While a payment may still come back nobody hears that there is no balance."""
+        sent = None if ask.to_token else await self._outgoing.refund(ask.account)
+        try:
+            return sent or await self._refunder.refund(ask.account)
+        except NoBalance:
+            if (on_its_way := self._outgoing.on_its_way(ask.account)) is None:
+                raise
+            return on_its_way
 
     def _solvency(self) -> list[Solvency]:
         return solvency(self._store.db)

@@ -169,6 +169,7 @@ async def test_while_the_outcome_is_not_known_nothing_is_given_back(
         told = await refund(stage.node, account)
         assert told == Sent(recipient=payee.address, amount_msat=98_000, state="pending")
     assert stage.node.account(account).balance_msat == 0
+    assert await refund(stage.node, account, to_token=True) == told, "never: no balance"
     assert audit(stage.node.store()) == []
     stage.mint.always("/v1/melt/quote/bolt11/", None)
     await close_books(stage)
