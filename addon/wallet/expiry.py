@@ -59,6 +59,9 @@ class Expiry:
         except (Unpayable, Failure) as reason:
             log.info("the rest of an expired key waits: %s", unpaid_words(reason))
             self._backoff.failed(_key(due))
+        except Exception as error:
+            log.error("the rest of an expired key waits: %s", place(error))
+            self._backoff.failed(_key(due))
         else:
             sending.task.add_done_callback(lambda _: self._ended(due, sending.id))
 

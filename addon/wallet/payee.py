@@ -23,6 +23,8 @@ from addon.wallet.wire import Unknown
 
 LEAST_VALID_S: Final = 60
 """An invoice must be payable for so long: the mint has to find a way."""
+MOST_VALID_S: Final = 366 * 86_400
+"""Until it has expired, a payment that came to no clear end keeps its coins."""
 NO_ADDRESS: Final = "its host does not answer as the host of a Lightning address"
 
 Msat = Annotated[int, Field(ge=0, lt=1 << 63)]
@@ -89,10 +91,9 @@ class Payees:
         told = _read(_PayRequest, await self._strangers.json(url, allow_private=allow_private))
         try:
             lnurl.check(told.callback, allow_private=allow_private)
-            callback = httpx.URL(told.callback)
+            callback, described = httpx.URL(told.callback), hashlib.sha256(told.metadata.encode()).hexdigest()
         except (ValueError, httpx.InvalidURL):
             raise Unpayable("its host sends us to a place where nothing is paid") from None
-        described = hashlib.sha256(told.metadata.encode()).hexdigest()
         return Offer(callback, told.minSendable, told.maxSendable, described)
 
     def _checked(self, text: str, amount_msat: int, description_hash: str) -> Payable:
@@ -104,6 +105,8 @@ class Payees:
             raise Unpayable("its host made an invoice for something else")
         if found.expires_at < self._clock() + LEAST_VALID_S:
             raise Unpayable("its host made an invoice that has expired, or is about to")
+        if found.expires_at > self._clock() + MOST_VALID_S:
+            raise Unpayable("its host made an invoice that holds for years")
         return found
 
 

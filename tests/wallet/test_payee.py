@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import time
@@ -11,6 +12,8 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from addon.wallet.payee import Payees
 from addon.wallet.strangers import BODY_LIMIT, Strangers, Unpayable
@@ -55,6 +58,9 @@ OFFERS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a callback with a user": lambda told: told | {"callback": "http://me@127.0.0.1/"},
     "negative bounds": lambda told: told | {"minSendable": -1},
     "absurd bounds": lambda told: told | {"maxSendable": 10**30},
+    "half a character": lambda told: told | {"metadata": "\ud800"},
+    "half a character in the callback": lambda told: told | {"callback": told["callback"] + "\ud800"},
+    "a callback without a host": lambda told: told | {"callback": "http:///pay"},
     "metadata that is no text": lambda told: told | {"metadata": {}},
     "a list": lambda told: [told],
 }
@@ -77,6 +83,8 @@ INVOICES: dict[str, Callable[[int], str]] = {
     "of a private network": lambda amount: invoice(amount, network="bcrt"),
     "expired": lambda amount: invoice(amount, made_at=time.time() - 7200),
     "about to expire": lambda amount: invoice(amount, expires_s=30),
+    "for ever": lambda amount: invoice(amount, expires_s=2**33),
+    "half a character": lambda amount: "lnbc\ud800",
     "no invoice": lambda amount: "lnbc1notaninvoice",
     "mistyped": lambda amount: invoice(amount)[:-1] + "q",
     "too long": lambda amount: "lnbc" + "q" * 100_000,
@@ -217,3 +225,33 @@ async def test_an_onion_service_is_asked_through_the_proxy_by_its_name() -> None
         await Payees(Strangers(f"socks5://127.0.0.1:{port}")).invoice(ONION, 98_000)
     server.close()
     assert asked == [b"\x05\x01\x00\x03" + b"a" * 56 + b".onion" + b"\x00\x50"]
+
+
+# --- anything at all --------------------------------------------------------------------------------
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3)
+)
+HONEST = {"tag": "payRequest", "callback": "https://ln.example/pay", "minSendable": 1, "maxSendable": 10**9,
+          "metadata": METADATA}  # fmt: skip
+
+
+class Saying(Strangers):
+    """A host that answers the first question with one thing, and the second with another."""
+
+    def __init__(self, *answers: object) -> None:
+        super().__init__("")
+        self._answers = list(answers)
+
+    async def json(self, url: httpx.URL, *, allow_private: bool) -> Any:
+        return self._answers.pop(0)
+
+
+@given(st.dictionaries(st.sampled_from(list(HONEST)), VALUES | st.text(max_size=40).map("https://".__add__)), VALUES)
+def test_whatever_a_host_says_it_is_paid_or_it_is_not(said: dict[str, Any], then: object) -> None:
+    """Never anything but an invoice as it was asked for, or words for who chose the address."""
+    for second in (then, {"pr": then}):
+        with contextlib.suppress(Unpayable):
+            found, amount = asyncio.run(Payees(Saying(HONEST | said, second)).invoice("me@ln.example", 98_000))
+            assert (found.description_hash, amount) == (hashlib.sha256(METADATA.encode()).hexdigest(), 98_000)
