@@ -166,10 +166,16 @@ def outlive(flow: http.HTTPFlow, leaves: Callable[[], bool]) -> None:
 
 
 def close_upstream(flow: http.HTTPFlow) -> None:
-    """Closes the upstream's connection under a flow that waits for it: `error` fires."""
+    """Closes the upstream's connection under a flow that waits for it, or for its making: `error` fires.
+
+    A connection that is being made (TLS is a part of it) is not the flow's yet; a client's flows take turns.
+    """
     handler = _handler(flow.client_conn)
-    if handler is not None:
-        handler.close_connection(flow.server_conn)
+    if handler is None:
+        return
+    for connection in list(handler.transports):
+        if connection is not flow.client_conn:
+            handler.close_connection(connection)
 
 
 def idle_s(flow: http.HTTPFlow) -> float:

@@ -293,6 +293,17 @@ def test_an_upstream_that_never_answers_is_given_up(own: Callable[..., Node], bu
     assert node.settled(key)["balance"] == 50_000
 
 
+def test_an_upstream_that_says_nothing_to_tls_is_given_up_each_time(
+    own: Callable[..., Node], business: Business
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        node = own(upstream=f"https://127.0.0.1:{silent.getsockname()[1]}", UPSTREAM_TIMEOUT="1").start()
+        key = business.account(50, node)
+        for _ in range(2):
+            told(node.chat(key), 504, "upstream_error", "upstream_error")
+        assert node.settled(key)["balance"] == 50_000
+
+
 def _present(business: Business, token: str, where: str) -> Answer:
     if where == "create":
         return business.node.create(token)
