@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from addon.errors import BodyTooLarge, InvalidParameter
-from addon.unfold import ENCODINGS, unfolded
+from addon.unfold import ENCODINGS, MOST_MEMBERS, unfolded
 
 
 def raw_deflate(data: bytes) -> bytes:
@@ -58,6 +58,12 @@ def test_a_bomb_is_refused_before_it_fills_the_memory(encoding: str) -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 64 << 20
+
+
+def test_members_without_end_are_refused_before_they_are_work() -> None:
+    assert unfolded("gzip", gzip.compress(b"x") * MOST_MEMBERS, most_bytes=1000) == b"x" * MOST_MEMBERS
+    with pytest.raises(InvalidParameter):
+        unfolded("gzip", gzip.compress(b"") * 1_000_000, most_bytes=1000)
 
 
 @pytest.mark.parametrize("encoding", FOLD)
