@@ -47,12 +47,13 @@ async def refuse(node: Node | None, flow: http.HTTPFlow, arrived: Arrival, failu
     """A failure, told. A single payment's token that is still spendable goes back to the client."""
     who = Caller(arrived.request_id, ()) if node is None else caller(node, arrived)
     extra: Sequence[tuple[str, str]] = ()
-    token = arrived.single_payment
-    if token is not None:
+    token, asks_back = arrived.single_payment, arrived.path.endswith("/refund")
+    if token is not None and not asks_back:  # who asks it back has spent it
         extra = single.echoed(token, failure)
     elif isinstance(failure, PaymentRequired) and node is not None:
         extra = [("x-cashu", sale.payment_request(node, failure))]
-    response = replies.error(failure, who, extra=extra, hint=single.hint(token, extra))
+    hint = "" if asks_back else single.hint(token, extra)
+    response = replies.error(failure, who, extra=extra, hint=hint)
     await give(flow, arrived, response, secret=token is not None, now=now)
 
 

@@ -21,6 +21,8 @@ from addon.unfold import ENCODINGS
 
 SMALL_BODY_BYTES: Final = 256 << 10
 """A declared body up to this is read before its request is refused: the answer can then say more."""
+UNPAID_BODY_BYTES: Final = 1 << 20
+"""Of a request that nobody pays for: more is not even taken in. What is a little too large is read, and told so."""
 MAX_HEAD_BYTES: Final = 96 << 10
 MAX_FIELDS: Final = 200
 _CONTROL: Final = bytes(c for c in range(32) if c != 9) + b"\x7f"

@@ -25,13 +25,14 @@ class Reach:
 
     async def look(self) -> bool:
         """Whether it takes a connection now; nothing is asked of it."""
-        self.answered = False
+        answered = False
         with contextlib.suppress(OSError, TimeoutError):
             async with asyncio.timeout(REACH_S):
                 _, writer = await asyncio.open_connection(self._host, self._port)
             writer.close()
-            self.answered = True
-        return self.answered
+            answered = True
+        self.answered = answered  # until now that of the look before: who asks meanwhile must not hear "no"
+        return answered
 
     async def check(self) -> None:
         """Before a token is spent: if the upstream cannot be reached it would have to be given back.

@@ -145,7 +145,7 @@ class Routstr:
         arrived = heads.read(flow, max_body_bytes=most)
         heads.hide_secrets(flow.request)
         if arrived.body_bytes != 0:
-            inject.limit_request_body(flow, most)
+            inject.limit_request_body(flow, most if self._is_sold(arrived) else min(most, heads.UNPAID_BODY_BYTES))
         if node is None or node.parts is None:
             return None  # the gate answers
         refused = self._refused_by_head(node, arrived)
@@ -180,7 +180,7 @@ class Routstr:
         caller = answers.caller(node, arrived)
         if arrived.method == "OPTIONS":
             asked = arrived.text(b"access-control-request-headers") or ""
-            headers = node.live().cors.preflight(arrived.text(b"origin"), asked)
+            headers = caller.cors and node.live().cors.preflight(arrived.text(b"origin"), asked)
             flow.response = replies.answer(204, None, Caller(caller.request_id, headers))
             return
         handler = node.route(arrived.method, arrived.path)
@@ -203,7 +203,7 @@ class Routstr:
             return Overloaded("This node is stopping; try again in a moment.")
         if arrived.refused is not None:
             return arrived.refused
-        sold = arrived.method == "POST" and metering.family_of(arrived.path) is not None
+        sold = self._is_sold(arrived)
         if not sold and (arrived.method == "OPTIONS" or node.route(arrived.method, arrived.path) is not None):
             return None
         if not sold:
@@ -211,6 +211,9 @@ class Routstr:
         if body_read or arrived.reads_small_body:
             return None
         return sale.refused_unread(node, arrived)
+
+    def _is_sold(self, arrived: Arrival) -> bool:
+        return arrived.method == "POST" and metering.family_of(arrived.path) is not None
 
     async def _sell(
         self, node: Node, flow: http.HTTPFlow, arrived: Arrival, family: Family, given: Credentials, body: bytes,
@@ -279,7 +282,8 @@ class Routstr:
             if payment is not None:
                 await endings.failed(node, payment)
             elif arrived is not None and flow.error is not None and "body_size_limit" in flow.error.msg:
-                failure = heads.body_too_large(node.settings.max_body_bytes)
+                most = node.settings.max_body_bytes if self._is_sold(arrived) else TOKEN_BODY_BYTES
+                failure = heads.body_too_large(most)
                 await inject.answer(flow, replies.error(failure, answers.caller(node, arrived)))
 
     async def broke(self, flow: http.HTTPFlow, hook: str, error: BaseException) -> None:

@@ -9,6 +9,8 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from scripts import realparts
 from scripts.payer import Payer
 from tests.e2e.conftest import Business, Node
@@ -47,6 +49,17 @@ def test_a_body_too_large_for_a_token_is_not_read(business: Business) -> None:
     many = b'{"initial_balance_token": "x", "a": [' + b'{"a":1},' * 100_000 + b"1]}"
     answer = business.node.call("POST", "/v1/wallet/create", many)
     assert (answer.status, answer.json()["error"]["code"]) == (413, "body_too_large")
+
+
+@pytest.mark.parametrize("call", ["POST /v1/wallet/topup", "OPTIONS /v1/chat/completions", "GET /v1/models"])
+def test_megabytes_that_nobody_pays_for_are_not_taken_in(business: Business, call: str) -> None:
+    head = f"{call} HTTP/1.1\r\nHost: node\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    with socket.create_connection(("127.0.0.1", business.node.port), timeout=20) as connection:
+        connection.sendall(head + b"100001\r\n" + b" " * 0x100001 + b"\r\n")  # no end: the answer comes before it
+        answer = b""
+        while b"body_too_large" not in answer and (piece := connection.recv(65536)):
+            answer += piece
+    assert b" 413 " in answer.split(b"\r\n")[0] and b"body_too_large" in answer
 
 
 def test_a_client_that_leaves_before_the_upstream_is_asked_is_charged_nothing(

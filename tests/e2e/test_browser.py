@@ -224,6 +224,11 @@ def test_a_preflight_names_the_very_headers_that_were_asked_for(business: Busine
     assert told["access-control-max-age"] == "86400"
 
 
+def test_no_page_is_told_that_it_may_ask_the_admins_pages(business: Business) -> None:
+    asked = {"Access_Control_Request_Method": "POST", "Access_Control_Request_Headers": "content-type"}
+    assert cors_of(business.node, "OPTIONS", "/admin/login", "https://page.example", **asked) == {}
+
+
 @pytest.mark.parametrize("path", ["/v1/info", "/v1/nothing", "/v1/wallet/info"])
 def test_every_answer_exposes_the_headers_that_pages_need(business: Business, path: str) -> None:
     told = cors_of(business.node, "GET", path, "https://page.example")

@@ -82,6 +82,14 @@ def test_an_answer_that_was_lost_is_told_by_its_token(business: Business) -> Non
     assert again[0].json()["sats"] == str(left(20, COST))
 
 
+def test_the_refund_call_never_gives_a_spent_token_back(business: Business) -> None:
+    spent = business.buyer.token(20)
+    assert business.node.create(spent).status == 200
+    answer = recall(business.node, spent)
+    told(answer, 404, REQUEST, "payment_not_found")
+    assert answer.header("x-cashu") is None
+
+
 def test_while_it_runs_the_refund_call_says_so_and_a_client_that_left_gets_its_change(business: Business) -> None:
     token, name, go_on = business.buyer.token(50), business.name(), threading.Event()
     do = business.upstream.on(name, chunk("a "), go_on, *stream()[1:], kind="text/event-stream", chunked=True)
