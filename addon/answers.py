@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from mitmproxy import http
 
 from addon import inject, replies, sale, single
+from addon.account import RECEIPTS
 from addon.api import is_secret
 from addon.arrival import Arrival
 from addon.errors import Failure, PaymentRequired
@@ -47,8 +48,8 @@ async def refuse(node: Node | None, flow: http.HTTPFlow, arrived: Arrival, failu
     """A failure, told. A single payment's token that is still spendable goes back to the client."""
     who = Caller(arrived.request_id, ()) if node is None else caller(node, arrived)
     extra: Sequence[tuple[str, str]] = ()
-    token, asks_back = arrived.single_payment, arrived.path.endswith("/refund")
-    if token is not None and not asks_back:  # who asks it back has spent it
+    token, asks_back = arrived.single_payment, arrived.path.endswith("/refund") or arrived.path.startswith(RECEIPTS)
+    if token is not None and not asks_back:  # who asks for what is left of it has spent it
         extra = single.echoed(token, failure)
     elif isinstance(failure, PaymentRequired) and node is not None:
         extra = [("x-cashu", sale.payment_request(node, failure))]

@@ -69,7 +69,7 @@ class Api:
 
     def route(self, method: str, path: str) -> Handler | None:
         """The handler of a call; None: not one of the node's own."""
-        verb = "GET" if method == "HEAD" else method
+        verb = "GET" if method == "HEAD" and not path.endswith("/create") else method
         if verb == "GET" and any(path.startswith(place) and path != place for place in RECEIPTS):
             return self._receipt
         return self._routes.get((verb, path)) or self._invoices.route(verb, path)

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
+
+from addon.errors import place
+
+logger = logging.getLogger("routstr")
 
 
 class Background:
@@ -19,6 +24,20 @@ class Background:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def repeat(self, step: Callable[[], Awaitable[None]], every_s: float) -> None:
+        """Does `step` again and again. One that fails is told, and done again the next time: a bug, or a full disk,
+        must not end what watches over everything else."""
+        self.keep(_repeated(step, every_s))
+
     def cancel(self) -> None:
         for task in self._tasks:
             task.cancel()
+
+
+async def _repeated(step: Callable[[], Awaitable[None]], every_s: float) -> None:
+    while True:
+        try:
+            await step()
+        except Exception as error:
+            logger.error("routstr: %s in the background; it goes on", place(error))
+        await asyncio.sleep(every_s)

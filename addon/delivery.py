@@ -137,6 +137,9 @@ def receipt(payment: Payment, change: Mapping[str, object] | None = None) -> byt
     metered, paid = payment.measured(), payment.paid
     if metered is None or not (metered.is_stream and paid.family.receipt and paid.wants_receipt):
         return b""
+    response = payment.flow.response
+    if payment.delivered and response is not None and "content-length" in response.headers:
+        return b""  # one more byte would belong to the next answer
     end = payment.settle(payment.whole)
     left = paid.remaining_msat(end.cost_msat)
     cost = replies.receipt(end, remaining_msat=left) | ({} if change is None else {"change": change})

@@ -6,7 +6,6 @@ was looked at before, in the background.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Final
 
@@ -44,12 +43,10 @@ class Health:
         return {"/health": self._alive, "/ready": self._ready}.get(path)
 
     async def look(self) -> None:
-        """Looks again and again, as long as the node lives."""
-        while True:
-            self._writable = self._store.takes_writes()
-            await self._treasury.revive()
-            await self._reach.look()
-            await asyncio.sleep(LOOK_EVERY_S)
+        """Looks once; a wallet that is gone is started again."""
+        self._writable = self._store.takes_writes()
+        await self._treasury.revive()
+        await self._reach.look()
 
     def checks(self) -> dict[str, bool]:
         """What a sale needs, each by its name."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import Final
 
@@ -15,11 +14,8 @@ logger = logging.getLogger("routstr")
 
 
 async def housekeep(settings: Settings) -> None:
-    """Every hour, as long as the node lives; what fails is tried again the next time."""
-    ledger = settings.state_dir.resolve() / FILE_NAME
-    while True:
-        try:
-            await fold(ledger, keep_days=settings.keep_days)
-        except Failure as failure:
-            logger.warning("routstr: old requests could not be folded: %s", failure.message)
-        await asyncio.sleep(EVERY_S)
+    """Once; what fails is tried again the next time."""
+    try:
+        await fold(settings.state_dir.resolve() / FILE_NAME, keep_days=settings.keep_days)
+    except Failure as failure:
+        logger.warning("routstr: old requests could not be folded: %s", failure.message)

@@ -50,6 +50,10 @@ class InFlight:
         return list(self._payments.values())
 
     @property
+    def count(self) -> int:
+        return len(self._payments)
+
+    @property
     def waiting(self) -> int:
         """Bookings that the ledger did not take yet."""
         return len(self._unbooked)

@@ -22,14 +22,15 @@ from addon.arrival import Arrival
 from addon.background import Background
 from addon.calls import Handler
 from addon.gate import Gate
-from addon.health import Health
+from addon.health import LOOK_EVERY_S, Health
+from addon.housekeeping import EVERY_S as HOUSEKEEP_EVERY_S
 from addon.housekeeping import housekeep
 from addon.inflight import InFlight
 from addon.ledger import KeptRates
 from addon.offers import Offers
 from addon.parts import Parts
 from addon.payment import Payment
-from addon.pricelist import PriceList
+from addon.pricelist import PRICED_EVERY_S, PriceList
 from addon.rates import Exchanges, Rates
 from addon.reach import Reach
 from addon.replies import Cors
@@ -39,6 +40,7 @@ from addon.upstream import Upstream
 
 NAME: Final = "routstr-node"
 WATCH_EVERY_S: Final = 0.5
+ALL_BUFFERED_BYTES: Final = 256 << 20
 
 
 class Node:
@@ -89,11 +91,12 @@ class Node:
             booked=lambda: not self.payments.waiting,
             draining=lambda: self.draining,
         )
-        for work in (
-            *(self._watch(), self.prices.learn(upstream), rates.keep_fresh(), self.prices.keep_priced()),
-            *(self.health.look(), housekeep(self.settings)),
-        ):
-            self.background.keep(work)
+        self.background.keep(self.prices.learn(upstream))
+        self.background.keep(rates.keep_fresh())
+        self.background.repeat(self._watch, WATCH_EVERY_S)
+        self.background.repeat(self.prices.keep_priced, PRICED_EVERY_S)
+        self.background.repeat(self.health.look, LOOK_EVERY_S)
+        self.background.repeat(lambda: housekeep(self.settings), HOUSEKEEP_EVERY_S)
 
     def route(self, method: str, path: str) -> Handler | None:
         """Who answers a call that is not sold; None: nobody."""
@@ -102,6 +105,11 @@ class Node:
     def probe(self, method: str, path: str) -> Handler | None:
         """Who answers for the node's health, also while it drains."""
         return None if self.health is None else self.health.route(method, path)
+
+    @property
+    def most_buffered(self) -> int:
+        """Bytes of one more answer that may be held until it is complete, so that all together stay bounded."""
+        return min(self.settings.max_buffer_bytes, ALL_BUFFERED_BYTES // max(1, self.payments.count))
 
     @property
     def offers(self) -> Offers:
@@ -139,12 +147,10 @@ class Node:
     async def _watch(self) -> None:
         """Ends waits that are too long: for the first byte, between bytes, and for figures that nobody else waits
         for."""
-        while True:
-            await asyncio.sleep(WATCH_EVERY_S)
-            for payment in self.payments.all:
-                if not payment.timed_out and self._waits_too_long(payment):
-                    payment.timed_out = True
-                    inject.close_upstream(payment.flow)
+        for payment in self.payments.all:
+            if not payment.timed_out and self._waits_too_long(payment):
+                payment.timed_out = True
+                inject.close_upstream(payment.flow)
 
     def _waits_too_long(self, payment: Payment) -> bool:
         if payment.first_byte_ms is None:

@@ -53,14 +53,12 @@ class PriceList:
         return self._offers
 
     async def keep_priced(self) -> None:
-        """Follows the rate, as long as the node lives: many models take a while, so not on the event loop."""
-        while True:
-            before, rate = self._offers, self.usd_per_btc
-            if rate is not None and rate != before.usd_per_btc:
-                priced = await asyncio.to_thread(offers.reprice, before, rate)
-                if self._offers is before:
-                    self._offers = priced
-            await asyncio.sleep(PRICED_EVERY_S)
+        """Follows the rate: many models take a while, so not on the event loop."""
+        before, rate = self._offers, self.usd_per_btc
+        if rate is not None and rate != before.usd_per_btc:
+            priced = await asyncio.to_thread(offers.reprice, before, rate)
+            if self._offers is before:
+                self._offers = priced
 
     @property
     def has_rate(self) -> bool:

@@ -34,6 +34,7 @@ from addon import (
     safety,
     sale,
     settings,
+    single,
     startup,
 )
 from addon import arrival as heads
@@ -258,7 +259,7 @@ class Routstr:
         if flow.response.status_code < 200:
             flow.kill()
         else:
-            delivery.begin(payment, flow.response, most_bytes=self._node.settings.max_buffer_bytes)
+            delivery.begin(payment, flow.response, most_bytes=self._node.most_buffered)
 
     @guarded
     async def response(self, flow: http.HTTPFlow) -> None:
@@ -294,7 +295,10 @@ class Routstr:
         if node is not None and payment is not None:
             await node.payments.close(payment, "upstream_failed")
         failure = InternalError("Something went wrong inside this node; nothing was charged. Try again in a moment.")
-        response = replies.error(failure, answers.stranger(node, flow) if payment is None else payment.caller)
+        who, hint = answers.stranger(node, flow), ""
+        if payment is not None:
+            who, hint = payment.caller, single.hint(b"spent" if payment.is_single else None, ())
+        response = replies.error(failure, who, hint=hint)
         if hook in ("requestheaders", "request") or (hook == "response" and flow.response and not flow.response.stream):
             flow.response = response
         elif hook == "responseheaders":

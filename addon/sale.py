@@ -45,6 +45,8 @@ def refused_unread(node: Node, arrived: Arrival) -> Failure | None:
     """Why a large body is not even read: nobody pays for it. None: somebody may."""
     try:
         given = credentials.read(list(arrived.secrets))
+        if given.single_payment is not None:
+            tokens.decode(given.single_payment)
         pays = given.single_payment is not None or node.live().cashier.find(given) is not None
     except Failure as failure:
         return failure

@@ -51,8 +51,9 @@ async def change(node: Node, account: str) -> Changed | None:
     """What is left of a payment that ended; None: nothing, or it must be asked for with the refund call."""
     try:
         changed = await node.live().treasury.change(account)
-    except Failure as failure:
-        logger.warning("routstr: the change of a single payment waits for its refund call: %s", failure.code)
+    except (Failure, OSError) as failure:
+        name = type(failure).__name__
+        logger.warning("routstr: the change of a single payment waits for its refund call: %s", name)
         return None
     return changed if changed.token else None
 

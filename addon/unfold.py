@@ -6,7 +6,7 @@ A few bytes can unfold to gigabytes; every reader here is asked for no more than
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Final
 
 import brotli
@@ -45,8 +45,7 @@ def _gzip(body: bytes) -> Iterator[bytes]:
         if not body:
             return
         reader = zlib.decompressobj(wbits=31)
-        yield from _inflated(reader, body)
-        body = reader.unused_data
+        body = yield from _inflated(reader, body)
     if body:
         raise EOFError
 
@@ -55,18 +54,21 @@ def _deflate(body: bytes) -> Iterator[bytes]:
     """RFC 1950; the bare RFC 1951 that some clients send begins differently."""
     zlib_header = len(body) > 1 and body[0] & 15 == 8 and int.from_bytes(body[:2], "big") % 31 == 0
     reader = zlib.decompressobj(wbits=15 if zlib_header else -15)
-    yield from _inflated(reader, body)
-    if reader.unused_data:
+    if (yield from _inflated(reader, body)):
         raise EOFError
 
 
-def _inflated(reader: zlib._Decompress, body: bytes) -> Iterator[bytes]:
+def _inflated(reader: zlib._Decompress, body: bytes) -> Generator[bytes, None, bytes]:
+    """In slices, as what a reader leaves over is copied each time; returns what comes behind the end."""
+    start = 0
     while not reader.eof:
-        piece = reader.decompress(body, PIECE_BYTES)
-        if not piece and not reader.eof:
+        taken = reader.unconsumed_tail or body[start : start + PIECE_BYTES]
+        start += 0 if reader.unconsumed_tail else len(taken)
+        piece = reader.decompress(taken, PIECE_BYTES)
+        if not taken and not piece and not reader.eof:
             raise EOFError
         yield piece
-        body = reader.unconsumed_tail
+    return reader.unused_data + body[start:]
 
 
 def _brotli(body: bytes) -> Iterator[bytes]:
