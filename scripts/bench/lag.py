@@ -34,7 +34,7 @@ def timed(run: Callable[[Any], None], target: Path) -> Callable[[Any], None]:
         if clock_ms >= NOTED_MS:
             held_ms = clock_ms - (waited_ms() - queued)
             with target.open("a") as notes:
-                notes.write(f"{held_ms:.2f} {clock_ms:.2f} {what!r}\n")
+                notes.write(f"{held_ms:.2f} {clock_ms:.2f} {getattr(what, '__self__', what)!r}\n")
 
     return step
 
