@@ -23,7 +23,7 @@ from scripts.payer import Payer
 from tests.e2e.conftest import Answer, Business, Node
 from tests.parts.upstream import until
 
-ROUNDS = int(os.environ.get("KILL_ROUNDS", "12"))
+ROUNDS = int(os.environ.get("KILL_ROUNDS", "6"))
 CLIENTS = 4
 
 

@@ -23,7 +23,7 @@ from tests.wallet.test_refund import charge
 
 pytestmark = pytest.mark.anyio
 
-ROUNDS = int(os.environ.get("KILL_ROUNDS", "10"))
+ROUNDS = int(os.environ.get("KILL_ROUNDS", "5"))
 
 
 class Book:
