@@ -149,7 +149,7 @@ class Melts:
     async def _settle(self, run: _Run, work: _Work, *, first: bool) -> None:
         """`certain`: no order of this payment can still be at work without the mint's knowing."""
         reason = await self._order(work) if first else None
-        certain, elsewhere = first and (reason is None or isinstance(reason, Coded | Uncoded)), 0
+        certain, elsewhere = first and (reason is None or _is_the_mints(reason)), 0
         if isinstance(reason, Unreachable | RateLimited):
             await self._close(work, reason)
             return
@@ -236,6 +236,11 @@ class Melts:
         if code == SIGNED_CODE:
             with contextlib.suppress(NoAnswer, Failure):
                 await self._epochs.leave(work.mint, work.row.purse, work.row.epoch)
+
+
+def _is_the_mints(reason: NoAnswer) -> bool:
+    """Whether the mint itself has refused: a gateway that gave up may have passed the order on."""
+    return isinstance(reason, Coded) or (isinstance(reason, Uncoded) and reason.by_mint)
 
 
 async def _pause(run: _Run, pause_s: float) -> None:

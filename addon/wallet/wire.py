@@ -53,7 +53,11 @@ class Coded(NoAnswer):
 
 
 class Uncoded(NoAnswer):
-    """A refusal of no definite kind."""
+    """A refusal of no definite kind. `by_mint`: in the protocol's own form; else a gateway may have made it up."""
+
+    def __init__(self, words: str = "", *, by_mint: bool = False) -> None:
+        super().__init__(words)
+        self.by_mint = by_mint
 
 
 class Unknown(NoAnswer):
@@ -103,13 +107,14 @@ def _read(status: int, retry_after: str, content: bytes) -> Any:
     try:
         parsed = json.loads(content)
     except (ValueError, RecursionError):
-        raise (Unknown if status == 200 else Uncoded)(f"status {status} without JSON") from None
+        words = f"status {status} without JSON"
+        raise (Unknown(words) if status == 200 else Uncoded(words, by_mint=False)) from None
     if status == 200:
         return parsed
     code = parsed.get("code") if isinstance(parsed, dict) else None
     if isinstance(code, int) and code in CODES:
         raise Coded(code)
-    raise Uncoded(f"status {status} without a code")
+    raise Uncoded(f"status {status} without a code", by_mint=True)
 
 
 def _seconds(text: str) -> float | None:

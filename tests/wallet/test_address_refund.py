@@ -142,8 +142,10 @@ async def test_the_outputs_of_refused_payments_are_used_again(stage: Scene, paye
 
 
 @pytest.mark.parametrize(
-    "rule", [lose_reply, lose_request, answer(502, b"bad gateway"), change(lambda told: "junk")],
-    ids=["the reply is lost", "the order is lost", "another answers", "junk"],
+    "rule", [
+        lose_reply, lose_request, answer(502, b"bad gateway"), answer(408, b"<html>gave up"), change(lambda told: "junk"),
+    ],
+    ids=["the reply is lost", "the order is lost", "another answers", "a gateway gives up", "junk"],
 )  # fmt: skip
 async def test_an_answer_that_is_lost_is_found_again_and_nothing_is_paid_twice(
     stage: Scene, payee: Payee, rule: object
