@@ -22,7 +22,7 @@ class Background:
         """Starts `work`; an end of the node cancels it."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
 
     def repeat(self, step: Callable[[], Awaitable[None]], every_s: float) -> None:
         """Does `step` again and again. One that fails is told, and done again the next time: a bug, or a full disk,
@@ -32,6 +32,12 @@ class Background:
     def cancel(self) -> None:
         for task in self._tasks:
             task.cancel()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            logger.error("routstr: %s ended work in the background", place(error))
 
 
 async def _repeated(step: Callable[[], Awaitable[None]], every_s: float) -> None:

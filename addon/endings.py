@@ -24,8 +24,8 @@ async def complete(node: Node, payment: Payment, response: http.Response) -> Non
     if delivery.is_answer(response.status_code):
         size = len(response.raw_content or b"")
         await aside.when_large(size, functools.partial(delivery.measure, payment, response))
-        await node.payments.close(payment, payment.whole)
         delivery.tell(payment, response)
+        await node.payments.close(payment, payment.whole)
     else:
         await node.payments.close(payment, "upstream_failed")
         if delivery.is_hidden(response.status_code):

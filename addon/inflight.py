@@ -18,7 +18,7 @@ from mitmproxy.connection import Client
 
 from addon.background import Background
 from addon.billing import PaidRequest, bill
-from addon.errors import Failure
+from addon.errors import Failure, place
 from addon.gate import Gate
 from addon.ledger import Books, End, Settlement, patiently
 from addon.payment import Payment
@@ -79,8 +79,7 @@ class InFlight:
             yield payment
         except BaseException:
             if payment is not None:
-                payment.metered = None if payment.settlement is None else payment.metered
-                payment.meter = None
+                payment.forget()
                 await self.close(payment, "upstream_failed")
             raise
 
@@ -94,7 +93,7 @@ class InFlight:
         """The hold of a request that was never admitted: given back in the background."""
         now_ms = time.time_ns() // 1_000_000
         end = bill(paid, None, end="upstream_failed", status=0, first_byte_ms=None, ended_ms=now_ms)
-        self._unbooked[end.id] = end  # an end of the process meanwhile still books it
+        self._unbooked[end.id] = end  # before the task begins: the process may end first
         self._background.keep(self._book(end))
 
     async def read_on(self, client: Client) -> None:
@@ -117,8 +116,10 @@ class InFlight:
         """The end of the process: what still runs is settled as metered. Never raises: others end after it."""
         while self._payments:
             _, payment = self._payments.popitem()
-            with contextlib.suppress(Exception):
+            try:
                 await self.close(payment, "drained")
+            except Exception as error:
+                logger.error("%s while an answer was settled; the next start gives its hold back", place(error))
         for settlement in list(self._unbooked.values()):
             try:
                 await self._try_to_book(settlement)
@@ -133,12 +134,13 @@ class InFlight:
                 await self.close(payment, "client_left")
 
     async def _book(self, settlement: Settlement) -> None:
+        """Whoever is cancelled on the way leaves it to the end of the process."""
+        self._unbooked[settlement.id] = settlement
         try:
             await self._try_to_book(settlement)
             self._unbooked.pop(settlement.id, None)
         except Exception as error:
             logger.error("a booking has to wait: %s", type(error).__name__)
-            self._unbooked[settlement.id] = settlement
             self._background.keep(self._book_later(settlement))
 
     async def _book_later(self, settlement: Settlement) -> None:

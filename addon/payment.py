@@ -93,6 +93,13 @@ class Payment:
             )
         return self.settlement
 
+    def forget(self) -> None:
+        """What was found out of an answer that a bug of ours ended: nothing is taken for it, unless its figures are
+        with the client already."""
+        if self.settlement is None or not self.delivered:
+            self.settlement = self.metered = None
+        self.meter = None
+
     def end(self) -> End:
         """How a flow that ended in `error` ended: who left first?"""
         metered = self.measured()

@@ -15,6 +15,7 @@ import os
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Final
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -54,6 +55,7 @@ from addon.upstream import forget_credential
 
 logger = logging.getLogger("routstr")
 
+BROKEN: Final = "Something went wrong inside this node; nothing was charged. Try again in a moment."
 Hook = Callable[["Routstr", http.HTTPFlow], Awaitable[None] | None]
 
 
@@ -171,6 +173,11 @@ class Routstr:
             await self._serve(node, flow, arrived, body)
         except Failure as failure:
             await answers.refuse(node, flow, arrived, failure, now=False)
+        except Exception as error:
+            if arrived.single_payment is None or node.payments.get(flow) is not None:
+                raise
+            logger.warning("routstr: %s in request; answered 503", place(error))
+            await answers.refuse(node, flow, arrived, InternalError(BROKEN), now=False)
         finally:
             node.serving -= 1
 
@@ -294,7 +301,7 @@ class Routstr:
         payment = None if node is None else node.payments.take(flow)
         if node is not None and payment is not None:
             await node.payments.close(payment, "upstream_failed")
-        failure = InternalError("Something went wrong inside this node; nothing was charged. Try again in a moment.")
+        failure = InternalError(BROKEN)
         who, hint = answers.stranger(node, flow), ""
         if payment is not None:
             who, hint = payment.caller, single.hint(b"spent" if payment.is_single else None, ())

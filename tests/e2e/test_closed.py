@@ -44,6 +44,7 @@ def hooked(tmp_path: Path, module: str, name: str) -> tuple[str, ...]:
         ("orders", "sent_body"),
         ("delivery", "begin"),
         ("delivery", "measure"),
+        ("delivery", "tell"),
     ],
 )
 def test_a_bug_in_a_hook_answers_503_and_takes_nothing(
