@@ -12,8 +12,6 @@ from typing import Final
 from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
-from addon.ledger.schema_lightning import ENTRIES, PAYMENTS, PROOFS, rebuild
-
 MIGRATIONS: Final = Migrations("ledger")
 
 _BOOKS: Final = """
@@ -28,8 +26,13 @@ CREATE TABLE accounts (
     created_at INTEGER NOT NULL,
     expires_at INTEGER,
     refund_address TEXT,
+    state TEXT NOT NULL DEFAULT 'open'
+        CHECK (state = 'open' OR (state = 'closed' AND kind = 'single' AND balance = 0)),
     CHECK (0 <= held AND held <= balance)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX accounts_single_open ON accounts (id) WHERE kind = 'single' AND state = 'open';
+CREATE INDEX accounts_owed ON accounts (id) WHERE balance > 0 OR (kind = 'single' AND state = 'open');
+CREATE INDEX accounts_expiring ON accounts (expires_at) WHERE refund_address IS NOT NULL AND expires_at IS NOT NULL;
 
 CREATE TABLE credentials (
     hash TEXT PRIMARY KEY,
@@ -41,7 +44,7 @@ CREATE INDEX credentials_live_tokens ON credentials (account) WHERE kind = 'toke
 
 CREATE TABLE entries (
     id INTEGER PRIMARY KEY,
-    account TEXT NOT NULL REFERENCES accounts (id),
+    account TEXT REFERENCES accounts (id),
     kind TEXT NOT NULL CHECK (kind IN ('credit', 'charge', 'refund', 'rounding', 'melt_fee', 'mint_fee',
         'payout', 'adjustment')),
     ref TEXT NOT NULL,
@@ -50,7 +53,9 @@ CREATE TABLE entries (
     unit TEXT CHECK (unit IN ('sat', 'msat')),
     created_at INTEGER NOT NULL,
     UNIQUE (kind, ref),
-    CHECK ((mint IS NULL) = (unit IS NULL))
+    CHECK ((mint IS NULL) = (unit IS NULL)),
+    CHECK (account IS NOT NULL OR kind IN ('payout', 'melt_fee')),
+    CHECK (kind <> 'payout' OR account IS NULL)
 ) STRICT;
 CREATE INDEX entries_of_account ON entries (account);
 CREATE INDEX entries_across_mints ON entries (account, mint, unit) WHERE mint IS NOT NULL;
@@ -88,6 +93,18 @@ CREATE TABLE requests (
     ended_ms INTEGER NOT NULL,
     CHECK (input_cost + output_cost = cost)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX requests_ended ON requests (ended_ms);
+
+CREATE TABLE days (
+    id TEXT PRIMARY KEY CHECK (id = account || '.' || day),
+    account TEXT NOT NULL REFERENCES accounts (id),
+    day TEXT NOT NULL CHECK (day = date(day)),
+    requests INTEGER NOT NULL CHECK (requests > 0),
+    charged INTEGER NOT NULL CHECK (0 <= charged AND charged <= requests),
+    cost INTEGER NOT NULL CHECK (charged <= cost),
+    shortfall INTEGER NOT NULL CHECK (0 <= shortfall),
+    CHECK ((charged = 0) = (cost = 0))
+) STRICT, WITHOUT ROWID;
 """
 
 _TREASURY: Final = """
@@ -116,6 +133,8 @@ CREATE TABLE swaps (
     CHECK (state = 'sent' OR inputs IS NULL)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX swaps_open ON swaps (mint, unit) WHERE state = 'sent';
+CREATE INDEX swaps_closed ON swaps (closed_at) WHERE state IN ('refused', 'failed');
+CREATE INDEX swaps_of_cause ON swaps (cause) WHERE cause IS NOT NULL;
 
 CREATE TABLE swap_inputs (
     Y TEXT PRIMARY KEY,
@@ -134,11 +153,12 @@ CREATE TABLE proofs (
     counter INTEGER,
     tag BLOB,
     state TEXT NOT NULL CHECK (state IN ('unspent', 'reserved', 'sent', 'spent', 'lost')),
-    made_by TEXT NOT NULL REFERENCES swaps (id),
+    made_by TEXT NOT NULL,
     taken_by TEXT,
     CHECK ((counter IS NULL) <> (tag IS NULL)),
     CHECK ((state = 'unspent') = (taken_by IS NULL))
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX proofs_tags ON proofs (mint, unit) WHERE tag IS NOT NULL AND state = 'unspent';
 CREATE INDEX proofs_in_hand ON proofs (mint, unit, amount) WHERE state IN ('unspent', 'reserved');
 CREATE INDEX proofs_taken ON proofs (taken_by) WHERE taken_by IS NOT NULL;
 
@@ -148,7 +168,7 @@ CREATE TABLE refunds (
     mint TEXT NOT NULL,
     unit TEXT NOT NULL CHECK (unit IN ('sat', 'msat')),
     amount INTEGER NOT NULL CHECK (amount > 0),
-    state TEXT NOT NULL CHECK (state IN ('open', 'done')),
+    state TEXT NOT NULL CHECK (state IN ('open', 'done', 'returned')),
     token BLOB,
     created_at INTEGER NOT NULL,
     closed_at INTEGER,
@@ -184,52 +204,7 @@ CREATE TABLE returned_counters (
 ) STRICT, WITHOUT ROWID;
 """
 
-_RATES: Final = """
-CREATE TABLE rates (
-    kind TEXT PRIMARY KEY CHECK (kind IN ('latest', 'agreed')),
-    usd_per_btc TEXT NOT NULL CHECK (CAST(usd_per_btc AS REAL) > 0),
-    taken_at INTEGER NOT NULL,
-    sources TEXT NOT NULL
-) STRICT, WITHOUT ROWID;
-"""
-
-_REFUNDS_RETURNED: Final = """
-ALTER TABLE refunds RENAME TO refunds_before;
-CREATE TABLE refunds (
-    id TEXT PRIMARY KEY,
-    account TEXT NOT NULL REFERENCES accounts (id),
-    mint TEXT NOT NULL,
-    unit TEXT NOT NULL CHECK (unit IN ('sat', 'msat')),
-    amount INTEGER NOT NULL CHECK (amount > 0),
-    state TEXT NOT NULL CHECK (state IN ('open', 'done', 'returned')),
-    token BLOB,
-    created_at INTEGER NOT NULL,
-    closed_at INTEGER,
-    CHECK ((state = 'open') = (closed_at IS NULL)),
-    CHECK ((state = 'done') = (token IS NOT NULL))
-) STRICT, WITHOUT ROWID;
-INSERT INTO refunds SELECT * FROM refunds_before;
-DROP TABLE refunds_before;
-CREATE INDEX refunds_of_account ON refunds (account);
-CREATE INDEX refunds_open ON refunds (mint, unit) WHERE state = 'open';
-CREATE INDEX swaps_closed ON swaps (closed_at) WHERE state IN ('refused', 'failed');
-"""
-
-_DAYS: Final = """
-CREATE TABLE days (
-    id TEXT PRIMARY KEY CHECK (id = account || '.' || day),
-    account TEXT NOT NULL REFERENCES accounts (id),
-    day TEXT NOT NULL CHECK (day = date(day)),
-    requests INTEGER NOT NULL CHECK (requests > 0),
-    charged INTEGER NOT NULL CHECK (0 <= charged AND charged <= requests),
-    cost INTEGER NOT NULL CHECK (charged <= cost),
-    shortfall INTEGER NOT NULL CHECK (0 <= shortfall),
-    CHECK ((charged = 0) = (cost = 0))
-) STRICT, WITHOUT ROWID;
-CREATE INDEX requests_ended ON requests (ended_ms);
-"""
-
-_INVOICES: Final = """
+_LIGHTNING: Final = """
 CREATE TABLE invoices (
     id TEXT PRIMARY KEY,
     purpose TEXT NOT NULL CHECK (purpose IN ('key', 'topup')),
@@ -252,68 +227,65 @@ CREATE TABLE invoices (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX invoices_open ON invoices (purpose, account) WHERE state = 'open';
 CREATE INDEX invoices_left ON invoices (closed_at) WHERE state = 'left';
-CREATE INDEX swaps_of_cause ON swaps (cause) WHERE cause IS NOT NULL;
+
+CREATE TABLE payments (
+    id TEXT PRIMARY KEY,
+    purpose TEXT NOT NULL CHECK (purpose IN ('refund', 'expiry', 'payout')),
+    state TEXT NOT NULL CHECK (state IN ('sent', 'pending', 'paid', 'returned')),
+    account TEXT REFERENCES accounts (id),
+    recipient TEXT NOT NULL,
+    mint TEXT NOT NULL,
+    unit TEXT NOT NULL CHECK (unit IN ('sat', 'msat')),
+    amount INTEGER NOT NULL CHECK (amount > 0),
+    fee INTEGER NOT NULL CHECK (fee >= 0),
+    fee_paid INTEGER CHECK (fee_paid >= 0),
+    quote TEXT NOT NULL,
+    payment_hash TEXT NOT NULL,
+    invoice_expires_at INTEGER NOT NULL,
+    keyset TEXT NOT NULL,
+    epoch INTEGER NOT NULL,
+    counters TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    closed_at INTEGER,
+    CHECK ((account IS NULL) = (purpose = 'payout')),
+    CHECK ((state IN ('sent', 'pending')) = (closed_at IS NULL)),
+    CHECK ((state = 'paid') = (fee_paid IS NOT NULL))
+) STRICT, WITHOUT ROWID;
+CREATE INDEX payments_of_account ON payments (account) WHERE account IS NOT NULL;
+CREATE INDEX payments_open ON payments (mint, unit) WHERE state IN ('sent', 'pending');
+CREATE UNIQUE INDEX payments_once ON payments (payment_hash) WHERE state <> 'returned';
+CREATE UNIQUE INDEX payments_quotes ON payments (mint, quote);
 """
 
-_SINGLES: Final = """
-ALTER TABLE accounts ADD COLUMN state TEXT NOT NULL DEFAULT 'open'
-    CHECK (state = 'open' OR (state = 'closed' AND kind = 'single' AND balance = 0));
-CREATE INDEX accounts_single_open ON accounts (id) WHERE kind = 'single' AND state = 'open';
-CREATE INDEX accounts_owed ON accounts (id) WHERE balance > 0 OR (kind = 'single' AND state = 'open');
+_RATES: Final = """
+CREATE TABLE rates (
+    kind TEXT PRIMARY KEY CHECK (kind IN ('latest', 'agreed')),
+    usd_per_btc TEXT NOT NULL CHECK (CAST(usd_per_btc AS REAL) > 0),
+    taken_at INTEGER NOT NULL,
+    sources TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
 """
 
 
 @MIGRATIONS()
-def m001_books(db: Database) -> None:
-    """Accounts, who may use them, every movement, holds, and one row per paid request."""
+def m001_accounts(db: Database) -> None:
+    """Accounts, who may use them, every movement, holds, a row per paid request, and what old ones are folded into."""
     db.executescript(_BOOKS)
 
 
 @MIGRATIONS()
-def m002_treasury(db: Database) -> None:
+def m002_wallet(db: Database) -> None:
     """The wallet's journal, its coins without their secrets, and the counters they are derived from."""
     db.executescript(_TREASURY)
 
 
 @MIGRATIONS()
-def m003_rates(db: Database) -> None:
+def m003_lightning(db: Database) -> None:
+    """What comes in by an invoice, and what is paid over Lightning."""
+    db.executescript(_LIGHTNING)
+
+
+@MIGRATIONS()
+def m004_rates(db: Database) -> None:
     """The last prices of bitcoin."""
     db.executescript(_RATES)
-
-
-@MIGRATIONS()
-def m004_refunds_returned(db: Database) -> None:
-    """A refund that cannot be paid as it was opened goes back to its account; closed swaps are found by age."""
-    db.executescript(_REFUNDS_RETURNED)
-
-
-@MIGRATIONS()
-def m005_days(db: Database) -> None:
-    """What old requests are folded into, and the way to find them."""
-    db.executescript(_DAYS)
-
-
-@MIGRATIONS()
-def m006_tags_in_hand(db: Database) -> None:
-    """Tags are spent first: they are found without a look at all coins."""
-    db.execute("CREATE INDEX proofs_tags ON proofs (mint, unit) WHERE tag IS NOT NULL AND state = 'unspent'")
-
-
-@MIGRATIONS()
-def m007_invoices(db: Database) -> None:
-    """Lightning invoices, and the way from one to the swap that minted for it."""
-    db.executescript(_INVOICES)
-
-
-@MIGRATIONS()
-def m008_payments(db: Database) -> None:
-    """What is paid over Lightning. Coins come from there, too, as change; a payout is no account's movement."""
-    rebuild(db, "entries", ENTRIES)
-    rebuild(db, "proofs", PROOFS)
-    db.executescript(PAYMENTS)
-
-
-@MIGRATIONS()
-def m009_singles(db: Database) -> None:
-    """A single payment's account is closed with its change, and holds nothing after that."""
-    db.executescript(_SINGLES)

@@ -16,6 +16,7 @@ from addon.errors import Failure, place
 from addon.ledger import Due, Payments
 from addon.wallet.backoff import Backoff
 from addon.wallet.lightning import LEAST_MSAT, Lightning, Wish, unpaid_words
+from addon.wallet.rounds import rounds
 from addon.wallet.strangers import Unpayable
 
 AT_ONCE: Final = 8
@@ -36,13 +37,8 @@ class Expiry:
         self._backoff = Backoff(interval_s, clock)
 
     async def run(self) -> None:
-        """As long as the wallet lives; a fault of ours ends one look, not the next."""
-        while True:
-            try:
-                await self.look()
-            except Exception as error:
-                log.error("expired keys are looked at again later: %s", place(error))
-            await asyncio.sleep(self._interval_s)
+        """As long as the wallet lives."""
+        await rounds(self.look, self._interval_s, log)
 
     async def look(self) -> None:
         """Sends what is due now, and waits until each is on its way or has failed."""

@@ -18,6 +18,7 @@ from addon.money import MSAT_PER_SAT, to_msat, whole_units
 from addon.wallet import ways
 from addon.wallet.backoff import Backoff
 from addon.wallet.lightning import LEAST_MSAT, Lightning, Wish, unpaid_words
+from addon.wallet.rounds import rounds
 from addon.wallet.strangers import Unpayable
 
 CHANGES: Final = 2
@@ -44,13 +45,8 @@ class Payouts:
         self._backoff = Backoff(interval_s, clock)
 
     async def run(self) -> None:
-        """As long as the wallet lives; a fault of ours ends one look, not the next."""
-        while True:
-            try:
-                await self.look()
-            except Exception as error:
-                log.error("profit is looked at again later: %s", place(error))
-            await asyncio.sleep(self._interval_s)
+        """As long as the wallet lives."""
+        await rounds(self.look, self._interval_s, log)
 
     async def look(self) -> None:
         """Begins a payout from each purse that has one to make; a purse that fails hinders no other."""
