@@ -21,6 +21,7 @@ from addon.wallet.change import Changer
 from addon.wallet.epochs import Epochs
 from addon.wallet.mints import Mints
 from addon.wallet.refund import Refunder
+from addon.wallet.rounds import rounds
 from addon.wallet.swap import Swaps, pauses
 from addon.wallet.wire import NoAnswer
 
@@ -59,7 +60,7 @@ class Recovery:
             self._spawn(self._pay(refund))
         for url in self._accepted:
             self._spawn(self._meet(url))
-        self._spawn(self._tidy())
+        self._spawn(rounds(self._tidy, TIDY_EVERY_S, log))
         return len(swaps) + len(refunds)
 
     async def _pay(self, refund: Refund) -> None:
@@ -83,15 +84,10 @@ class Recovery:
             log.warning("the mint %s is not usable yet: %s", url, reason)
 
     async def _tidy(self) -> None:
-        while True:
-            try:
-                await self._changer.end_charged()
-                before = int(self._clock()) - KEEP_CLOSED_S
-                while self._journal.forget_closed(before=before, most=MOST_CLOSED):
-                    await asyncio.sleep(0)
-            except Exception as error:  # busy, or a full disk: the next round does it
-                log.info("tidying goes on later: %s", place(error))
-            await asyncio.sleep(TIDY_EVERY_S)
+        await self._changer.end_charged()
+        before = int(self._clock()) - KEEP_CLOSED_S
+        while self._journal.forget_closed(before=before, most=MOST_CLOSED):
+            await asyncio.sleep(0)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

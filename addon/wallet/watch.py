@@ -17,12 +17,13 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from addon.errors import Failure, LedgerBusy, MintError, place
+from addon.errors import Failure, MintError, place
 from addon.ledger import Invoice, Invoices, patiently
 from addon.treasury import Invoiced, OrderInvoice
 from addon.wallet.booking import Ended
 from addon.wallet.minting import Minting, told
 from addon.wallet.pace import Pace
+from addon.wallet.rounds import rounds
 from addon.wallet.swap import LEAST_SHARE, pauses
 from addon.wallet.wire import Coded, NoAnswer, Uncoded
 
@@ -110,7 +111,7 @@ class Watch:
         """Takes up what an earlier life left open. Needs the running loop."""
         for invoice in self._invoices.open_invoices():
             self._follow(invoice, self._monotonic())
-        self._spawn(self._tidy())
+        self._spawn(rounds(self._tidy, TIDY_EVERY_S, log))
 
     async def order(self, ask: OrderInvoice) -> Invoiced:
         """An invoice, followed from now on. Raises Failure."""
@@ -212,9 +213,11 @@ class Watch:
         """Not known now. A mint that refuses to tell of one invoice does not delay the others."""
         log.info("invoice %s: not known (%s)", watched.invoice.id[:16], _told(reason))
         if isinstance(reason, Coded | Uncoded):
-            with contextlib.suppress(LedgerBusy):
+            try:
                 await self._unpaid(line, watched)
                 return
+            except Exception as fault:  # busy, or a full disk: its line goes on, and so does it, later
+                log.error("invoice %s goes on later: %s", watched.invoice.id[:16], place(fault))
         elif isinstance(reason, NoAnswer | MintError):
             line.trouble(self._monotonic())
         self._again(line, watched, over=False)
@@ -231,12 +234,9 @@ class Watch:
     # --- housekeeping -------------------------------------------------------------------------------
 
     async def _tidy(self) -> None:
-        while True:
-            with contextlib.suppress(LedgerBusy):
-                before = int(self._clock()) - KEEP_LEFT_S
-                while self._invoices.forget_unpaid(before=before, most=MOST_LEFT):
-                    await asyncio.sleep(0)
-            await asyncio.sleep(TIDY_EVERY_S)
+        before = int(self._clock()) - KEEP_LEFT_S
+        while self._invoices.forget_unpaid(before=before, most=MOST_LEFT):
+            await asyncio.sleep(0)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
